@@ -1,0 +1,89 @@
+"""One Gaussian: the linear (Wiener) denoiser, the best that sees only mean and covariance of the data."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from erdpaper.posterior.base import Estimate, Moments, Posterior, check_points, levels
+from erdpaper.targets import Coefficient, as_pair, expand
+
+
+class Gaussian(Posterior):
+    """x_0 ~ N(mean, covariance), mean (d,), covariance (d, d) symmetric and at least 0.
+
+    In the eigenbasis of the covariance every formula is one number per eigenvalue l: E[x_0 | x_t] keeps the share
+    alpha^2 l / (alpha^2 l + sigma^2), and u2 keeps the variance r^2 l / (alpha^2 l + sigma^2).
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise ValueError("a Gaussian needs a mean (d,) and a covariance (d, d)")
+        if not torch.allclose(covariance, covariance.T):
+            raise ValueError("a covariance must be symmetric")
+        values, self.basis = torch.linalg.eigh(covariance)
+        if bool(values[0] < -1e-6 * values[-1].abs().clamp(min=1e-30)):
+            raise ValueError("a covariance must not have negative eigenvalues")
+        self.mean, self.variances, self.dim = mean, values.clamp(min=0), len(mean)
+
+    @classmethod
+    def standard(cls, dim: int) -> "Gaussian":
+        """N(0, I), the law that ERD assumes [P 11]; float64."""
+        return cls(torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64))
+
+    @classmethod
+    def fitted(cls, data: Tensor) -> "Gaussian":
+        """The Gaussian with mean and (1/N) covariance of data (N, d)."""
+        centred = data - data.mean(0)
+        return cls(data.mean(0), centred.T @ centred / len(data))
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(n, self.dim, generator=generator, dtype=self.mean.dtype)
+        return self.mean + (noise * self.variances.sqrt()) @ self.basis.T
+
+    def second_moment(self) -> Tensor:
+        return self.mean.square().sum() + self.variances.sum()
+
+    def _spread(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Eigenvalues of Cov(x_t), (..., d)."""
+        spread = alpha.square()[..., None] * self.variances.to(alpha) + sigma.square()[..., None]
+        if bool((spread == 0).any()):
+            raise ValueError("x_t has no density: sigma = 0 and the data do not fill the space, or alpha = 0 too")
+        return spread
+
+    def _whitened(
+        self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        x_t = check_points(x_t, self.dim)
+        alpha, sigma = (expand(c, x_t).reshape(-1) for c in as_pair(alpha, sigma))
+        basis = self.basis.to(x_t)
+        centred = (x_t - alpha[:, None] * self.mean.to(x_t)) @ basis
+        return alpha, sigma, basis, centred, self._spread(alpha, sigma)
+
+    def moments(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Moments:
+        a, s, basis, centred, spread = self._whitened(x_t, alpha, sigma)
+        pulled = centred / spread
+        variances = self.variances.to(x_t)
+        x0 = self.mean.to(x_t) + (a[:, None] * variances * pulled) @ basis.T
+        eps = s[:, None] * (pulled @ basis.T)
+        hidden = ((a.square() + s.square())[:, None] * variances / spread).sum(-1)
+        return Moments(x0, eps, hidden.expand(len(x_t)))
+
+    def score(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        _, _, basis, centred, spread = self._whitened(x_t, alpha, sigma)
+        return -(centred / spread) @ basis.T
+
+    def log_density(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        _, _, _, centred, spread = self._whitened(x_t, alpha, sigma)
+        return -0.5 * (centred.square() / spread + spread.log() + math.log(2 * math.pi)).sum(-1)
+
+    def class_probabilities(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """Ones, (N, 1): there is one class."""
+        return torch.ones_like(check_points(x_t, self.dim)[:, :1])
+
+    def hidden_variance(self, alpha: Coefficient, sigma: Coefficient) -> Estimate:
+        """Closed form, error 0."""
+        a, s, shape = levels(alpha, sigma)
+        total = a.square() + s.square()
+        value = (total[:, None] * self.variances.to(a) / self._spread(a, s)).sum(-1).reshape(shape)
+        return Estimate(value, torch.zeros_like(value))

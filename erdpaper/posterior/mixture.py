@@ -1,0 +1,115 @@
+"""Mixtures of isotropic Gaussians, the paper's toy among them."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from erdpaper.posterior.base import Estimate, Moments, Posterior, check_points, levels
+from erdpaper.posterior.expectation import Component, quasi_monte_carlo, trapezoid
+from erdpaper.targets import Coefficient, as_pair, expand
+
+
+class GaussianMixture(Posterior):
+    """x_0 ~ sum_k weights_k N(means_k, stds_k^2 I): means (K, d), stds (K,) >= 0, weights (K,) > 0 (made to sum to 1).
+
+    Given x_t and its component k, with tau_k^2 = alpha^2 s_k^2 + sigma^2 and e = x_t - alpha mu_k,
+    E[x_0 | x_t, k] = mu_k + alpha s_k^2 e / tau_k^2 and E[eps | x_t, k] = sigma e / tau_k^2.
+    Each component is a class of its own unless `labels` (K,) says otherwise.
+    """
+
+    def __init__(
+        self, means: Tensor, stds: Tensor, weights: Tensor | None = None, labels: Tensor | None = None
+    ) -> None:
+        weights = torch.ones_like(stds) if weights is None else weights
+        labels = torch.arange(len(stds)) if labels is None else labels
+        if means.ndim != 2 or not stds.shape == weights.shape == labels.shape == means.shape[:1]:
+            raise ValueError("a mixture needs means (K, d) and one std, weight and label per component")
+        if bool((stds < 0).any() or (weights <= 0).any() or (labels < 0).any()):
+            raise ValueError("stds and labels must be at least 0 and weights positive")
+        self.means, self.stds, self.dim = means, stds, means.shape[1]
+        self.weights, self.labels = weights / weights.sum(), labels
+
+    @classmethod
+    def square(cls) -> "GaussianMixture":
+        """The paper's toy: four equal components at (+-2, +-2) of standard deviation 0.3 [P F.1]; float64."""
+        means = torch.tensor([[2, 2], [2, -2], [-2, 2], [-2, -2]], dtype=torch.float64)
+        return cls(means, torch.full((4,), 0.3, dtype=torch.float64))
+
+    def standardised(self) -> "GaussianMixture":
+        """The mixture shifted and scaled to mean 0 and E||x_0||^2 = d, as ERD assumes of the data [P 11].
+
+        The scale is one number, so the covariance becomes I only if it was a multiple of it (it is for the square).
+        """
+        centred = self.means - self.weights @ self.means
+        variance = self.weights @ (centred.square().sum(-1) + self.dim * self.stds.square()) / self.dim
+        scale = variance.sqrt()
+        return GaussianMixture(centred / scale, self.stds / scale, self.weights, self.labels)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.dim, generator=generator, dtype=self.means.dtype)
+        return self.means[k] + self.stds[k, None] * noise
+
+    def second_moment(self) -> Tensor:
+        return self.weights @ (self.means.square().sum(-1) + self.dim * self.stds.square())
+
+    def _components(
+        self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """alpha, sigma (N, 1); e (N, K, d); tau^2 (N, K); log weight_k N(x_t | k), (N, K)."""
+        x_t = check_points(x_t, self.dim)
+        a, s = (expand(c, x_t).reshape(-1, 1) for c in as_pair(alpha, sigma))
+        e = x_t[:, None] - a[..., None] * self.means.to(x_t)
+        tau2 = (a * self.stds.to(x_t)).square() + s.square()
+        if bool((tau2 == 0).any()):
+            raise ValueError("x_t has no density where sigma = 0 and alpha times a component's std is 0")
+        tau2 = tau2.expand(e.shape[:2])
+        exponent = -0.5 * (e.square().sum(-1) / tau2 + self.dim * (2 * math.pi * tau2).log())
+        return a, s, e, tau2, exponent + self.weights.to(x_t).log()
+
+    def moments(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Moments:
+        a, s, e, tau2, logits = self._components(x_t, alpha, sigma)
+        share = logits.softmax(-1)
+        variance = self.stds.to(x_t).square()
+        pulled = e / tau2[..., None]
+        x0_k = self.means.to(x_t) + (a * variance)[..., None] * pulled
+        eps_k = s[..., None] * pulled
+        r2 = a.square() + s.square()
+        u2_k = (s[..., None] * x0_k - a[..., None] * eps_k) / r2.sqrt()[..., None]
+        u2 = torch.einsum("nk,nkd->nd", share, u2_k)
+        between = (u2_k - u2[:, None]).square().sum(-1)
+        within = self.dim * variance * r2 / tau2
+        means = (torch.einsum("nk,nkd->nd", share, part) for part in (x0_k, eps_k))
+        return Moments(*means, (share * (within + between)).sum(-1))
+
+    def score(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        _, _, e, tau2, logits = self._components(x_t, alpha, sigma)
+        return -torch.einsum("nk,nkd->nd", logits.softmax(-1), e / tau2[..., None])
+
+    def log_density(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        return self._components(x_t, alpha, sigma)[-1].logsumexp(-1)
+
+    def class_probabilities(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        share = self._components(x_t, alpha, sigma)[-1].softmax(-1)
+        classes = share.new_zeros(len(share), int(self.labels.max()) + 1)
+        return classes.index_add_(1, self.labels.to(share.device), share)
+
+    def hidden_variance(self, alpha: Coefficient, sigma: Coefficient) -> Estimate:
+        """By the trapezoidal rule in one or two dimensions, quasi-Monte Carlo above, closed form for K = 1."""
+        a, s, shape = levels(alpha, sigma)
+        results = [self._hidden_variance(float(x), float(y)) for x, y in zip(a, s, strict=True)]
+        value, error = torch.tensor(results, dtype=torch.float64).T
+        return Estimate(value.reshape(shape), error.reshape(shape))
+
+    def _hidden_variance(self, alpha: float, sigma: float) -> tuple[float, float]:
+        stds = (alpha * self.stds.double()).square().add(sigma**2).sqrt()
+        parts = [
+            Component(float(w), alpha * mean.double(), float(std))
+            for w, mean, std in zip(self.weights, self.means, stds, strict=True)
+        ]
+        rule = trapezoid if self.dim <= 2 else quasi_monte_carlo
+        if len(parts) == 1:
+            # the integrand is constant, so any one point gives it exactly
+            return float(self.moments(parts[0].mean[None], alpha, sigma).hidden_variance), 0.0
+        return rule(parts, lambda x: self.moments(x, alpha, sigma).hidden_variance)
