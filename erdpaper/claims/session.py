@@ -1,0 +1,129 @@
+"""The recording session of a running notebook: `begin` opens it, `record` measures a claim."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from erdpaper import datasets
+from erdpaper.claims.entries import Claim, ClaimError, load
+from erdpaper.claims.numbers import by_case
+from erdpaper.claims.verdicts import Verdict
+
+PROFILES = ("smoke", "cpu", "gpu", "full")
+
+
+@dataclass
+class Session:
+    """One run of one notebook.  recorded: claim id -> what its file keeps."""
+
+    notebook: str
+    profile: str
+    seed: int
+    device: str
+    parameters: dict[str, Any]
+    claims: dict[str, Claim]
+    folder: Path
+    recorded: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The file of this run."""
+        return self.folder / self.profile / f"{self.notebook}.json"
+
+    def text(self) -> str:
+        """The file's contents: keys and claims in a fixed order, no time stamp."""
+        content = {
+            "notebook": self.notebook,
+            "profile": self.profile,
+            "seed": self.seed,
+            "device": self.device,
+            "parameters": self.parameters,
+            "claims": {id: self.recorded[id] for id in sorted(self.recorded)},
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+_session: Session | None = None
+
+
+def begin(
+    notebook: str,
+    profile: str,
+    seed: int,
+    device: str,
+    parameters: Mapping[str, Any] | None = None,
+) -> Session:
+    """Open the session that later calls of `record` write to.
+
+    notebook: bare name, as in claims.yml.  parameters: the notebook's own, plain values.
+    Records go to ERDPAPER_CLAIMS_DIR, else to results/claims of the data folder.
+    Raises ClaimError for an unknown profile or a claims.yml that is not valid.
+    """
+    global _session
+    if profile not in PROFILES:
+        raise ClaimError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
+    data = datasets.data_dir()
+    named = os.environ.get("ERDPAPER_CLAIMS_DIR")
+    folder = Path(named) if named else data / "results" / "claims"
+    own = dict(parameters or {})
+    # resolved now: a notebook may change its working folder later
+    _session = Session(notebook, profile, seed, device, own, load(data), folder.resolve())
+    return _session
+
+
+def record(id: str, values: object, spread: object = None) -> Verdict:
+    """Record what this run measured for a claim and return the verdict.
+
+    values: a number for a claim with one case, else a mapping case -> number with exactly the
+    cases of claims.yml; numbers, 0-d tensors and numpy scalars, finite.  spread: the same shape,
+    none negative; what it means (standard error, range over seeds) belongs in `measure`.
+    Values are rounded to six significant digits first, so that the verdict is that of the file.
+    The file of the run is written atomically; the profile `smoke` writes nothing.
+
+    Raises ClaimError if no session is open, the claim is unknown or another notebook's, or the
+    values do not fit it.
+    """
+    session = _open_session()
+    claim = session.claims.get(id)
+    if claim is None:
+        raise ClaimError(f"claim {id!r} is not listed in claims.yml")
+    if claim.notebook != session.notebook:
+        raise ClaimError(f"claim {id!r} belongs to {claim.notebook}, not to {session.notebook}")
+    spreads = None if spread is None else by_case(claim, spread, "spreads")
+    if spreads and min(spreads.values()) < 0:
+        raise ClaimError(f"claim {id!r}: a spread cannot be negative")
+    verdict = Verdict(claim, by_case(claim, values), spreads)
+    session.recorded[id] = {
+        "values": verdict.values,
+        "spread": verdict.spread,
+        "verdict": verdict.name,
+        "passed": verdict.passed,
+    }
+    if session.profile != "smoke":
+        write_atomically(session.path, session.text())
+    return verdict
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old contents or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        # mkstemp makes a file private to its owner; a committed file is not
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _open_session() -> Session:
+    if _session is None:
+        raise ClaimError("no run is open; a notebook calls notebook.begin before it records")
+    return _session

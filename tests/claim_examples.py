@@ -1,0 +1,61 @@
+"""Three claims that the tests of the claims share, and how a test breaks them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from erdpaper.claims import Claim, ClaimError, session
+
+ENTRY: dict[str, Any] = {
+    "id": "02.floor",
+    "document": "paper",
+    "number": "Lemma 3.2, C.1",
+    "statement": "The floor bounds the loss: $l \\ge l^\\star$.",
+    "notebook": "02_elbo",
+    "cases": ["linear", "vp", "gvp"],
+    "comparator": "at_most",
+    "threshold": 0.1,
+}
+SINGLE = {**ENTRY, "id": "02.single", "cases": ["all"], "measure": "gap, in nats", "published": 3}
+INTERVAL = {**ENTRY, "id": "05.range", "notebook": "05_erd", "comparator": "between"}
+INTERVAL |= {"threshold": [-1, 2], "cases": [f"case {n}" for n in range(6)], "document": "thesis"}
+
+
+def data_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a data folder with the three claims; records go below it."""
+    write_claims(folder, [ENTRY, SINGLE, INTERVAL])
+    monkeypatch.setenv("ERDPAPER_DATA", str(folder))
+    monkeypatch.delenv("ERDPAPER_CLAIMS_DIR", raising=False)
+    monkeypatch.setattr(session, "_session", None)
+    return folder
+
+
+def write_claims(folder: Path, listed: object) -> None:
+    """Write a claims.yml of these entries."""
+    (folder / "claims.yml").write_text(yaml.safe_dump(listed), encoding="utf-8")
+
+
+def claim(**changes: Any) -> Claim:
+    """The first claim with some fields changed."""
+    fields = {**ENTRY, **changes}
+    fields["cases"] = tuple(fields["cases"])
+    if isinstance(fields["threshold"], list):
+        fields["threshold"] = tuple(fields["threshold"])
+    return Claim(**fields)
+
+
+def refusal(action: Callable[[], object]) -> str:
+    """The one sentence with which an action is refused."""
+    with pytest.raises(ClaimError) as caught:
+        action()
+    message = str(caught.value)
+    assert message and "\n" not in message and ". " not in message
+    return message
+
+
+def open_02(profile: str = "cpu", **parameters: Any) -> session.Session:
+    """Open a session of the notebook of the first two claims."""
+    return session.begin("02_elbo", profile, 0, "cpu", parameters)
