@@ -124,6 +124,12 @@ def label(ax: Axes, x: str, y: str, title: str | None = None) -> None:
         ax.yaxis.label.set_visible(spec.is_first_col())
 
 
+def legend(figure: Figure, ax: Axes, columns: int) -> None:
+    """Put one legend below all panels of a figure, with the entries of one of them."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
 def image(ax: Axes, pixels: Tensor, title: str) -> None:
     """Show one grey image, (H, W) or (1, H, W) with values in [-1, 1], under its title."""
     if pixels.ndim == 3 and pixels.shape[0] == 1:

@@ -5,6 +5,7 @@ papermill passes on whatever it is given, so each mistake stops here with one se
 
 import math
 import types
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -140,6 +141,8 @@ def begin(name: str, namespace: Mapping[str, Any], **own: Spec) -> Run:
     parameters = {parameter: namespace[parameter] for parameter in own}
     run = Run(name, profile, seed, device, types.MappingProxyType(parameters))
     figures.use_style()
+    # libraries that import tqdm.auto complain about widgets that the book does not use
+    warnings.filterwarnings("ignore", message="IProgress not found")
     torch.manual_seed(run.generator().initial_seed())
     claims.begin(name, profile, seed, str(device), parameters)
     return run

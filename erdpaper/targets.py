@@ -3,12 +3,14 @@
 Two coordinates explain all of them. Let r^2 = alpha^2 + sigma^2 and rotate (x_0, eps) into
 
     u1 = (alpha x_0 + sigma eps) / r = x_t / r      what the network is shown,
-    u2 = (sigma x_0 - alpha eps) / r                what it is not shown (minus the v-target on a VP path).
+    u2 = (sigma x_0 - alpha eps) / r                what it is not shown (on a VP path: -v).
 
-Then y = observed * u1 + hidden * u2 with observed = (c_x alpha + c_eps sigma) / r and hidden = (c_x sigma - c_eps alpha) / r:
-given x_t, any two targets differ by a known shift and a known factor, and only u2 has to be guessed.
+Then y = observed * u1 + hidden * u2 with observed = (c_x alpha + c_eps sigma) / r and
+hidden = (c_x sigma - c_eps alpha) / r: given x_t, any two targets differ by a known shift and a
+known factor, and only u2 has to be guessed.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,32 +21,38 @@ Coefficient = Tensor | float
 
 
 def expand(coefficient: Coefficient, like: Tensor) -> Tensor:
-    """A scalar or per-sample (N,) coefficient, shaped to multiply `like` of shape (N, ...) in its dtype and device."""
+    """A scalar or per-sample (N,) coefficient, shaped to multiply `like` (N, ...), in its dtype."""
+    if not like.is_floating_point():
+        raise TypeError(f"samples must be floating-point tensors, not {like.dtype}")
     value = torch.as_tensor(coefficient, dtype=like.dtype, device=like.device)
     if value.ndim == 0:
         return value
-    if value.ndim != 1 or value.shape[0] != like.shape[0]:
-        raise ValueError(f"alpha and sigma must be scalars or one per sample, got {tuple(value.shape)} for {tuple(like.shape)}")
+    if value.shape != like.shape[:1]:
+        shapes = f"{tuple(value.shape)} for samples {tuple(like.shape)}"
+        raise ValueError(f"alpha and sigma must be scalars or one per sample, got {shapes}")
     return value.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def as_pair(alpha: Coefficient, sigma: Coefficient) -> tuple[Tensor, Tensor]:
-    """alpha and sigma as floating tensors of one dtype (float64 for plain numbers) and broadcast shape."""
-    if not isinstance(alpha, Tensor) and not isinstance(sigma, Tensor):
-        alpha = torch.tensor(alpha, dtype=torch.float64)
-    if not isinstance(alpha, Tensor):
-        assert isinstance(sigma, Tensor)
-        alpha = torch.as_tensor(alpha, dtype=sigma.dtype, device=sigma.device)
-    sigma = torch.as_tensor(sigma, dtype=alpha.dtype, device=alpha.device) if not isinstance(sigma, Tensor) else sigma
-    if bool((alpha < 0).any() or (sigma < 0).any() or ((alpha == 0) & (sigma == 0)).any()):
-        raise ValueError("alpha and sigma must be at least 0 and not both 0")
-    alpha, sigma = torch.broadcast_tensors(alpha, sigma)
-    return alpha, sigma
+    """alpha and sigma as floating tensors of one dtype and broadcast shape.
+
+    A plain number takes dtype and device from the other one; two plain numbers become float64.
+    """
+    tensors = [c for c in (alpha, sigma) if isinstance(c, Tensor)]
+    like = tensors[0] if tensors else torch.zeros((), dtype=torch.float64)
+    dtype = torch.promote_types(like.dtype, tensors[-1].dtype) if tensors else like.dtype
+    if not dtype.is_floating_point:
+        raise TypeError(f"alpha and sigma must be floating-point, not {dtype}")
+    a, s = (torch.as_tensor(c, dtype=dtype, device=like.device) for c in (alpha, sigma))
+    if not bool(((a >= 0) & (s >= 0) & (a + s > 0) & (a + s < math.inf)).all()):
+        raise ValueError("alpha and sigma must be finite, at least 0 and not both 0")
+    shape = torch.broadcast_shapes(a.shape, s.shape)
+    return a.expand(shape), s.expand(shape)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A regression target y = c_x x_0 + c_eps eps; `alpha` and `sigma` are scalars or one per sample (N,)."""
+    """A target y = c_x x_0 + c_eps eps; `alpha` and `sigma` are scalars or one per sample (N,)."""
 
     name: str
     formula: str
@@ -55,7 +63,7 @@ class Target:
         return self._c(*as_pair(alpha, sigma))
 
     def split(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Tensor, Tensor]:
-        """(observed, hidden): y = observed x_t / r + hidden u2, with u2 as in the module docstring."""
+        """(observed, hidden): y = observed x_t / r + hidden u2, see the module docstring."""
         alpha, sigma = as_pair(alpha, sigma)
         c_x, c_eps = self._c(alpha, sigma)
         r = torch.hypot(alpha, sigma)
@@ -67,29 +75,33 @@ class Target:
         return expand(c_x, x0) * x0 + expand(c_eps, x0) * eps
 
     def to_x0(self, y: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-        """The x_0 that y and x_t imply [T 2.26, 3.1]; eps gives none where alpha is 0 (ValueError)."""
+        """The x_0 that y and x_t imply [T 2.26, 3.1]; for eps not where alpha = 0 (ValueError)."""
         if self.name == "x0":
             return y
         alpha, sigma = as_pair(alpha, sigma)
         c_x, c_eps = self._c(alpha, sigma)
         bottom = alpha * c_eps - sigma * c_x
         if bool((bottom == 0).any()):
-            raise ValueError(f"{self.name} does not determine x0 where alpha = 0: x_t holds no signal there")
+            raise ValueError(
+                f"{self.name} does not determine x0 where alpha = 0: x_t holds no signal there"
+            )
         return (expand(c_eps, x_t) * x_t - expand(sigma, x_t) * y) / expand(bottom, x_t)
 
     def to_eps(self, y: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-        """The eps that y and x_t imply; x0 gives none where sigma is 0 (ValueError)."""
+        """The eps that y and x_t imply; x0 gives none where sigma = 0 (ValueError)."""
         if self.name == "eps":
             return y
         alpha, sigma = as_pair(alpha, sigma)
         c_x, c_eps = self._c(alpha, sigma)
         bottom = alpha * c_eps - sigma * c_x
         if bool((bottom == 0).any()):
-            raise ValueError(f"{self.name} does not determine eps where sigma = 0: x_t holds no noise there")
+            raise ValueError(
+                f"{self.name} does not determine eps where sigma = 0: x_t holds no noise there"
+            )
         return (expand(alpha, x_t) * y - expand(c_x, x_t) * x_t) / expand(bottom, x_t)
 
     def to_score(self, y: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-        """The score -eps / sigma that y and x_t imply [T 2.30, A.4.3]; none where sigma is 0 (ValueError)."""
+        """The score -eps / sigma that y and x_t imply [T 2.30]; not where sigma = 0: ValueError."""
         alpha, sigma = as_pair(alpha, sigma)
         if bool((sigma == 0).any()):
             raise ValueError("no target determines the score where sigma = 0: it is -eps / sigma")
@@ -111,4 +123,6 @@ def get(target: str | Target) -> Target:
     for known in ALL:
         if known.name == target:
             return known
-    raise ValueError(f"unknown target {target!r}; use one of {', '.join(known.name for known in ALL)}")
+    raise ValueError(
+        f"unknown target {target!r}; use one of {', '.join(known.name for known in ALL)}"
+    )

@@ -1,18 +1,19 @@
 """Loss weights on a target's own squared error: ERD and the baselines it is compared with.
 
-Every weight has one signature, (alpha, sigma, target, ...) -> raw weight, with the shape of alpha and sigma. With
-SNR = alpha^2 / sigma^2 and W the weight that the same loss puts on the x_0-error,
+Every weight has one signature, (alpha, sigma, target, ...) -> raw weight, with the shape of alpha
+and sigma. With SNR = alpha^2 / sigma^2 and W the weight that the same loss puts on the x_0-error,
 
     w_y = W / (c_x - c_eps alpha / sigma)^2,
 
-so min_snr and p2 mean the same objective for every target. ERD does not: its weight is the root-mean-square amplitude
+so min_snr and p2 mean the same objective for every target. ERD does not: its weight is the
+root-mean-square amplitude
 
-    w_y = sqrt((c_x alpha)^2 + (c_eps sigma)^2)                                             [P 11, E.1]
+    w_y = sqrt((c_x alpha)^2 + (c_eps sigma)^2)                                      [P 11, E.1]
 
 of the target's two channels after each is scaled by how strongly it shows in x_t.
 
-`normalised` turns a raw weight into a function of t with mean 1 over the training distribution of t; `for_scheduler` does
-so for a diffusers scheduler.
+`normalised` turns a raw weight into a function of t with mean 1 over the training distribution of
+t; `for_scheduler` does so for a diffusers scheduler.
 """
 
 import math
@@ -43,7 +44,10 @@ def uniform(alpha: Coefficient, sigma: Coefficient, target: str | Target) -> Ten
 
 
 def erd(alpha: Coefficient, sigma: Coefficient, target: str | Target) -> Tensor:
-    """The ERD score: alpha for x0, sigma for eps, sqrt(2) alpha sigma for v, sqrt(alpha^2 + sigma^2) for u [P 11]."""
+    """The ERD score [P 11].
+
+    alpha for x0, sigma for eps, sqrt(2) alpha sigma for v, sqrt(alpha^2 + sigma^2) for u.
+    """
     alpha, sigma = as_pair(alpha, sigma)
     c_x, c_eps = get(target).coefficients(alpha, sigma)
     return torch.hypot(c_x * alpha, c_eps * sigma)
@@ -61,9 +65,10 @@ def _x0_error_gain(alpha: Tensor, sigma: Tensor, target: Target) -> tuple[Tensor
 def min_snr(
     alpha: Coefficient, sigma: Coefficient, target: str | Target, gamma: float = 5.0
 ) -> Tensor:
-    """Min-SNR-gamma: W = min(SNR, gamma) on the x_0-error; eps: min(1, gamma / SNR), v on VP: min(SNR, gamma) / (SNR + 1).
+    """Min-SNR-gamma: W = min(SNR, gamma) on the x_0-error.
 
-    Finite everywhere: at sigma = 0 the x0 weight is gamma, at alpha = 0 the eps weight is 1.
+    So min(1, gamma / SNR) for eps and, on a VP path, min(SNR, gamma) / (SNR + 1) for v. Finite
+    everywhere: at sigma = 0 the x0 weight is gamma, at alpha = 0 the eps weight is 1.
     """
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, got {gamma}")
@@ -97,7 +102,7 @@ METHODS: dict[str, Weight] = {"uniform": uniform, "erd": erd, "min_snr": min_snr
 
 
 def training_times(schedule: Schedule) -> Tensor:
-    """Times that stand for what training draws: a table's T nodes, or midpoints on [0, 1]; float64."""
+    """Times that stand for what training draws: a table's nodes or midpoints of [0, 1]; float64."""
     if isinstance(schedule, Discrete):
         return torch.arange(1, schedule.T + 1, dtype=torch.float64) / schedule.T
     return (torch.arange(_NODES, dtype=torch.float64) + 0.5) / _NODES
@@ -105,7 +110,7 @@ def training_times(schedule: Schedule) -> Tensor:
 
 @dataclass(frozen=True)
 class Normalised:
-    """t -> weight, scaled so that its mean over the training distribution of t is 1; see `normalised`."""
+    """t -> weight, with mean 1 over the training distribution of t; see `normalised`."""
 
     fn: Weight
     schedule: Schedule
@@ -115,6 +120,7 @@ class Normalised:
     mean: float = 1.0
 
     def __call__(self, t: Time) -> Tensor:
+        """The weight at times t, of their shape."""
         alpha, sigma = self.schedule(t)
         score = self.fn(alpha, sigma, self.target)
         if self.allocation == "logsnr":
@@ -133,20 +139,21 @@ def normalised(
     allocation: Allocation = "t",
     logsnr_range: tuple[float, float] = LOGSNR_RANGE,
 ) -> Normalised:
-    """The weight as a function of t with mean 1 over uniform t (a table: over its T nodes) [P 11, E.2].
+    """The weight as a function of t with mean 1 over uniform t, of a table over its nodes [P 11].
 
-    allocation "t": the raw weight multiplies the loss at uniformly drawn t. allocation "logsnr": the raw weight is the
-    allocation M over log-SNR itself, so the loss at uniform t carries M |d lambda / dt|; it is 0 outside `logsnr_range`,
-    without which it would diverge at the ends. A weight with no finite mean raises ValueError.
+    allocation "t": the raw weight multiplies the loss at uniformly drawn t. allocation "logsnr":
+    the raw weight is the allocation M over log-SNR itself [P E.2], so the loss at uniform t carries
+    `M |d lambda / dt|`; it is 0 outside `logsnr_range`, without which it would diverge at the ends.
+    A weight with no finite mean raises ValueError.
     """
     if allocation not in ("t", "logsnr"):
         raise ValueError(f"allocation must be 't' or 'logsnr', got {allocation!r}")
-    if not logsnr_range[0] < logsnr_range[1]:
-        raise ValueError(f"logsnr_range must be (low, high) with low < high, got {logsnr_range}")
+    if not -math.inf < logsnr_range[0] < logsnr_range[1] < math.inf:
+        raise ValueError(f"logsnr_range must be finite (low, high), low < high, got {logsnr_range}")
     raw = Normalised(fn, schedule, get(target), allocation, logsnr_range)
     mean, drift = _mean(raw)
     if not (0 < mean < math.inf and drift < 0.02):
-        name = getattr(fn, "__name__", repr(fn))
+        name = getattr(getattr(fn, "func", fn), "__name__", repr(fn))
         raise ValueError(
             f"{name} for {raw.target.name} on {schedule!r} has no finite positive mean over t, "
             "so it cannot be normalised"
@@ -155,12 +162,12 @@ def normalised(
 
 
 def _mean(raw: Normalised) -> tuple[float, float]:
-    """The mean of a raw weight over t, and how much it moves (relative) when the grid is thinned."""
+    """The mean of a raw weight over t, and its relative change when the grid is thinned."""
     if isinstance(raw.schedule, Discrete):
         return float(raw(training_times(raw.schedule)).mean()), 0.0
     values, width = _values_on_grid(raw)
     mean = float(values.mean())
-    # a midpoint sum that still moves when two thirds of the grid are dropped belongs to a divergent integral
+    # a midpoint sum that moves when two thirds of the grid are dropped is of a divergent integral
     return mean * width, abs(float(values[1::3].mean()) / mean - 1) if mean else math.inf
 
 
@@ -171,6 +178,8 @@ def _values_on_grid(raw: Normalised) -> tuple[Tensor, float]:
     # integrated over log-SNR, where the Jacobian cancels and nothing is singular
     low = max(raw.logsnr_range[0], float(raw.schedule.logsnr(1.0)))
     width = raw.logsnr_range[1] - low
+    if width <= 0:
+        return torch.zeros_like(t), 1.0
     alpha, sigma = raw.schedule(raw.schedule.time(low + width * t))
     return raw.fn(alpha, sigma, raw.target), width
 
@@ -181,7 +190,7 @@ def _scheduler_target(scheduler: Any) -> Target:
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind not in PREDICTION_TYPES:
         known = ", ".join(PREDICTION_TYPES)
-        raise ValueError(f"prediction_type {kind!r} has no weight here; known are {known}, and flow-match schedulers")
+        raise ValueError(f"prediction_type {kind!r} has no weight here; known are {known}")
     return get(PREDICTION_TYPES[kind])
 
 
@@ -190,7 +199,7 @@ def _scheduler_times(schedule: Discrete, timesteps: Tensor) -> Tensor:
     steps = torch.as_tensor(timesteps).double()
     if schedule.path == "vp":
         if not bool((steps == steps.round()).all()):
-            raise ValueError("timesteps of this scheduler must be whole numbers, its training indices")
+            raise ValueError("timesteps of this scheduler must be whole numbers, its indices")
         return schedule.time_at(steps.long())
     sigma = steps / schedule.T
     if not bool(((sigma >= schedule.sigma[0] * (1 - 1e-6)) & (sigma <= 1)).all()):
@@ -205,11 +214,12 @@ def for_scheduler(
     allocation: Allocation = "t",
     **options: float,
 ) -> Tensor:
-    """Loss weights for a diffusers scheduler, one per timestep, float32, mean 1 over its whole training table.
+    """Loss weights for a diffusers scheduler, one per timestep, float32, mean 1 over its table.
 
-    `scheduler` is a DDPM, DDIM, DPM-Solver, ... scheduler with prediction_type "sample", "epsilon" or "v_prediction", or a
-    flow-match one (target u); `timesteps` is what the training loop drew; `method` is "erd", "min_snr", "p2" or
-    "uniform", and `options` go to it (gamma, k). Multiply the per-sample mean squared error by the result.
+    `scheduler` is a DDPM, DDIM, DPM-Solver, ... scheduler with prediction_type "sample", "epsilon"
+    or "v_prediction", or a flow-match one (target u); `timesteps` is what the training loop drew;
+    `method` is "erd", "min_snr", "p2" or "uniform", and `options` go to it (gamma, k). Multiply the
+    per-sample mean squared error by the result.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; use one of {', '.join(METHODS)}")

@@ -1,7 +1,7 @@
 """What every exact posterior offers.
 
-With r^2 = alpha^2 + sigma^2 and u2 = (sigma x_0 - alpha eps) / r, the part of (x_0, eps) that x_t does not show
-(see `erdpaper.targets`), every target is y = observed x_t / r + hidden u2. Hence
+With r^2 = alpha^2 + sigma^2 and u2 = (sigma x_0 - alpha eps) / r, the part of (x_0, eps) that x_t
+does not show (see `erdpaper.targets`), every target is y = observed x_t / r + hidden u2. Hence
 
     tr Cov(y | x_t) = hidden^2 tr Cov(u2 | x_t),        floor(y) = hidden^2 E tr Cov(u2 | x_t):
 
@@ -26,7 +26,10 @@ class Moments(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number and its error: a bound for quadrature, a standard error for sampling, 0 for a closed form."""
+    """A number and its error: 0 for a closed form, a standard error for sampling.
+
+    For quadrature the error is the distance between two rules.
+    """
 
     value: Tensor
     error: Tensor
@@ -35,8 +38,9 @@ class Estimate(NamedTuple):
 class Posterior(ABC):
     """A law of x_0 in R^d whose denoising posterior is exact.
 
-    Points are (N, d); alpha and sigma are scalars or one per point (N,) in methods that take points, and scalars or any
-    (T,) vector of noise levels in methods that average over x_t. Energies and floors are summed over the d coordinates.
+    Points are (N, d); alpha and sigma are scalars or one per point (N,) in methods that take
+    points, and scalars or any (T,) vector of noise levels in methods that average over x_t.
+    Energies and floors are summed over the d coordinates.
     """
 
     dim: int
@@ -67,7 +71,7 @@ class Posterior(ABC):
 
     @abstractmethod
     def hidden_variance(self, alpha: Coefficient, sigma: Coefficient) -> Estimate:
-        """E tr Cov(u2 | x_t), the floor that all targets share up to a factor; shape of alpha and sigma."""
+        """E tr Cov(u2 | x_t), the floor of all targets up to a factor; shape of alpha, float64."""
 
     def posterior_mean(
         self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient, target: str | Target = X0
@@ -80,15 +84,13 @@ class Posterior(ABC):
     def covariance_trace(
         self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient, target: str | Target = X0
     ) -> Tensor:
-        """tr Cov(y | x_t), (N,)."""
+        """tr Cov(y | x_t), (N,), of x_0 unless another target is named."""
         _, hidden = get(target).split(alpha, sigma)
         variance = self.moments(x_t, alpha, sigma).hidden_variance
         return expand(hidden, variance).square() * variance
 
-    def bayes_floor(
-        self, alpha: Coefficient, sigma: Coefficient, target: str | Target
-    ) -> Tensor:
-        """E ||y - E[y | x_t]||^2, the least mean squared error any network can reach [P Lemma 3.2, C.1]."""
+    def bayes_floor(self, alpha: Coefficient, sigma: Coefficient, target: str | Target) -> Tensor:
+        """E ||y - E[y | x_t]||^2, the least error any network can reach [P Lemma 3.2, C.1]."""
         return self.bayes_floor_estimate(alpha, sigma, target).value
 
     def bayes_floor_estimate(
@@ -96,8 +98,9 @@ class Posterior(ABC):
     ) -> Estimate:
         """`bayes_floor` with its error."""
         _, hidden = get(target).split(alpha, sigma)
-        variance = self.hidden_variance(alpha, sigma)
-        return Estimate(hidden.square() * variance.value, hidden.square() * variance.error)
+        gain = hidden.double().square()
+        value, error = (part.to(gain) for part in self.hidden_variance(alpha, sigma))
+        return Estimate(gain * value, gain * error)
 
     def energy(self, alpha: Coefficient, sigma: Coefficient, target: str | Target) -> Tensor:
         """E ||y||^2 = c_x^2 E||x_0||^2 + c_eps^2 d, what a network that answers 0 pays."""
@@ -107,7 +110,7 @@ class Posterior(ABC):
     def recoverable_energy(
         self, alpha: Coefficient, sigma: Coefficient, target: str | Target
     ) -> Tensor:
-        """E ||E[y | x_t]||^2 = energy - floor: the part of the target that x_t determines [P Fig 3]."""
+        """E ||E[y | x_t]||^2 = energy - floor, the part that x_t determines [P Fig 3]."""
         floor = self.bayes_floor(alpha, sigma, target)
         return (self.energy(alpha, sigma, target) - floor).clamp(min=0)
 
@@ -118,10 +121,16 @@ def levels(alpha: Coefficient, sigma: Coefficient) -> tuple[Tensor, Tensor, torc
     return alpha.double().reshape(-1), sigma.double().reshape(-1), alpha.shape
 
 
+def normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise with dtype and device of `like`, drawn where the generator lives."""
+    device = torch.device("cpu") if generator is None else generator.device
+    noise = torch.randn(shape, generator=generator, dtype=like.dtype, device=device)
+    return noise.to(like.device)
+
+
 def check_points(x_t: Tensor, dim: int) -> Tensor:
     """x_t itself if it is a floating tensor of shape (N, dim)."""
     if x_t.ndim != 2 or x_t.shape[1] != dim or not x_t.is_floating_point():
-        raise ValueError(
-            f"points must be a floating tensor of shape (N, {dim}), got {x_t.dtype} {tuple(x_t.shape)}"
-        )
+        got = f"{x_t.dtype} {tuple(x_t.shape)}"
+        raise ValueError(f"points must be a floating tensor of shape (N, {dim}), got {got}")
     return x_t

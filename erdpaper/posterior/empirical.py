@@ -1,38 +1,83 @@
-"""A training set as it is: the exact denoiser of a finite set of images, a softmax over all of them.
+"""A training set as it is: the exact denoiser of a finite set of images, a softmax over them.
 
-E[x_0 | x_t] = sum_i w_i x_i with w = softmax_i(-||x_t - alpha x_i||^2 / (2 sigma^2)). This is the truth of N points and not
-of the law they came from: a query made from a training image finds that image again at low noise. Leaving the query's
-own image out (`exclude`) gives the error of a valid denoiser on unseen data instead. In expectation the two enclose the
-floor of the law: own image in <= floor <= own image out.
+E[x_0 | x_t] = sum_i w_i x_i with w = softmax_i(-||x_t - alpha x_i||^2 / (2 sigma^2)). This is the
+truth of N points and not of the law they came from: a query made from a training image finds that
+image again at low noise. Leaving the query's own image out (`exclude`) gives the error of a valid
+denoiser on unseen data instead. In expectation the two enclose the floor of the law:
+own image in <= floor <= own image out.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from erdpaper.posterior.base import Estimate, Moments, Posterior, check_points, levels
-from erdpaper.targets import Coefficient, as_pair, expand
+from erdpaper.posterior.base import Estimate, Moments, Posterior, check_points, levels, normal
+from erdpaper.targets import X0, Coefficient, Target, as_pair, expand, get
 
-_LOGIT_BYTES = 1 << 28
+_BLOCK_BYTES = 1 << 27
+# weights under e^-72 of the largest are lost in rounding; exp and matrix products of the denormal
+# numbers that they would be are many times slower
+_LEAST_LOGIT = -72.0
 
 
-class _Weighted(NamedTuple):
-    """Softmax averages over the training set for a batch: mean (N, d), E||x_0||^2 and log-normaliser (N,), classes (N, C)."""
+class _Block(NamedTuple):
+    """R queries against the whole training set, both centred.
 
-    mean: Tensor
-    square: Tensor
-    log_total: Tensor
-    classes: Tensor
+    query (R, d), a and s (R, 1), data (N, d), and weights (R, N) in units of the largest of each
+    query, with sums total (R, 1).
+    """
+
+    query: Tensor
+    a: Tensor
+    s: Tensor
+    data: Tensor
+    weights: Tensor
+    total: Tensor
+
+    def nearest(self) -> Tensor:
+        """The training point of largest weight for each query, (R, d)."""
+        return self.data[self.weights.argmax(-1)]
+
+    def average(self, values: Tensor) -> Tensor:
+        """Posterior means of values (N, C) given at the training points, (R, C)."""
+        return self.weights @ values / self.total
+
+    def log_sum(self) -> Tensor:
+        """log sum_i exp(-||q - a x_i||^2 / 2 s^2), (R,)."""
+        distance = (self.query - self.a * self.nearest()) / self.s
+        return self.total.log().squeeze(-1) - 0.5 * distance.square().sum(-1)
+
+    def spread(self, mean: Tensor, norms: Tensor) -> Tensor:
+        """The variance sum_i w_i ||x_i - mean||^2, (R,)."""
+        square = self.average(norms[:, None]).squeeze(-1)
+        spread = square - mean.square().sum(-1)
+        # the difference has no digits left where few images carry all weight
+        narrow = (spread < 0.01 * square) & (self.a.squeeze(-1) > 0)
+        if bool(narrow.any()):
+            spread = torch.where(narrow, self._narrow_spread(mean), spread)
+        return spread.clamp(min=0)
+
+    def _narrow_spread(self, mean: Tensor) -> Tensor:
+        # sum_i w_i ||q - a x_i||^2 taken from the logits, less ||q - a mean||^2, both relative to
+        # the nearest point, so that nothing large is subtracted
+        entropy = -(self.weights.log().mul_(self.weights)).sum(-1, keepdim=True) / self.total
+        step, rest = self.a * (self.nearest() - mean), self.query - self.a * mean
+        excess = 2 * self.s.square() * entropy + (step * (step - 2 * rest)).sum(-1, keepdim=True)
+        return (excess / self.a.square()).squeeze(-1)
 
 
 class Empirical(Posterior):
-    """x_0 uniform on data (N, d), with optional integer labels (N,); queries are computed in their own dtype.
+    """x_0 uniform on data (N, d), with optional integer labels (N,); queries keep their dtype.
 
-    Beside the data, memory holds one block of logits of at most 256 MiB, so 60,000 x 784 in float32 needs 0.5 GB.
-    `exclude` (one training index per query, -1 for none) leaves that image out. sigma = 0 has no density: ValueError.
+    Beside the data and its centred copy, memory holds a few blocks of at most 128 MiB: 60,000 x 784
+    in float32 needs 0.8 GB in all. `exclude` (one training index per query, -1 for none) leaves
+    that image out. sigma = 0 has no density: ValueError. Logits are right to about
+    eps ||x_0||^2 (alpha / sigma)^2 with eps of the dtype: in float32, images nearer to each other
+    than sigma are told apart well for sigma / alpha above 0.1.
     """
 
     def __init__(self, data: Tensor, labels: Tensor | None = None) -> None:
@@ -44,65 +89,43 @@ class Empirical(Posterior):
         # centred, so that the large common part does not eat the digits of the distances
         self.data = data - self.centre
         self.labels = torch.zeros(len(data), dtype=torch.long) if labels is None else labels.long()
-        self._classes = one_hot(self.labels).to(data.dtype)
-        self._norms = self.data.double().square().sum(-1)
+        self._classes = one_hot(self.labels).to(data)
+        # in pieces, so that no float64 copy of the data is made
+        pieces = [rows.double().square().sum(-1) for rows in torch.split(self.data, 4096)]
+        self._norms = torch.cat(pieces)
         self.dim = data.shape[1]
 
     def __len__(self) -> int:
         return len(self.data)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        index = torch.randint(len(self), (n,), generator=generator)
-        return self.data[index] + self.centre
+        """n training points drawn with replacement, (n, d)."""
+        device = torch.device("cpu") if generator is None else generator.device
+        index = torch.randint(len(self), (n,), generator=generator, device=device)
+        return self.data[index.to(self.data.device)] + self.centre
 
     def second_moment(self) -> Tensor:
+        """E ||x_0||^2 over the training set, float64."""
         return self._norms.mean() + self.centre.double().square().sum()
 
-    def _weighted(
+    def _blocks(
         self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient, exclude: Tensor | None
-    ) -> _Weighted:
+    ) -> Iterator[_Block]:
         x_t = check_points(x_t, self.dim)
         a, s = (expand(c, x_t).reshape(-1, 1).expand(len(x_t), 1) for c in as_pair(alpha, sigma))
         if bool((s == 0).any()):
             raise ValueError("a finite set of points has no density at sigma = 0")
-        if exclude is not None and exclude.shape != x_t.shape[:1]:
+        if exclude is not None and (
+            exclude.shape != x_t.shape[:1] or bool((exclude >= len(self)).any())
+        ):
             raise ValueError("exclude must hold one training index per query (-1 for none)")
         query = x_t - a * self.centre.to(x_t)
-        data, norms, classes = (part.to(x_t) for part in (self.data, self._norms, self._classes))
-        rows = max(1, _LOGIT_BYTES // (len(self) * x_t.element_size()))
-        blocks = [
-            self._block(
-                query[i : i + rows],
-                a[i : i + rows],
-                s[i : i + rows],
-                None if exclude is None else exclude[i : i + rows],
-                (data, norms, classes),
-            )
-            for i in range(0, len(x_t), rows)
-        ]
-        return _Weighted(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
-
-    def _block(
-        self,
-        query: Tensor,
-        a: Tensor,
-        s: Tensor,
-        exclude: Tensor | None,
-        training: tuple[Tensor, Tensor, Tensor],
-    ) -> _Weighted:
-        data, norms, classes = training
-        # -||q - a x||^2 / 2 s^2 without its ||q||^2; in place, for there is room for one block only
-        logits = (query * (a / s.square())) @ data.T
-        logits.addcmul_((a / s).square(), norms, value=-0.5)
-        if exclude is not None:
-            out = exclude >= 0
-            logits[out.nonzero().squeeze(-1), exclude[out]] = -math.inf
-        top = logits.max(-1, keepdim=True).values
-        weights = logits.sub_(top).exp_()
-        total = weights.sum(-1, keepdim=True)
-        mean = weights @ data / total
-        log_total = (top + total.log()).squeeze(-1) - 0.5 * (query / s).square().sum(-1)
-        return _Weighted(mean, weights @ norms / total.squeeze(-1), log_total, weights @ classes / total)
+        data, norms = self.data.to(x_t), self._norms.to(x_t)
+        rows = max(1, _BLOCK_BYTES // (len(self) * x_t.element_size()))
+        for i in range(0, len(x_t), rows):
+            part = slice(i, i + rows)
+            out = None if exclude is None else exclude[part].to(x_t.device)
+            yield _block(query[part], a[part], s[part], data, norms, out)
 
     def moments(
         self,
@@ -111,21 +134,41 @@ class Empirical(Posterior):
         sigma: Coefficient,
         exclude: Tensor | None = None,
     ) -> Moments:
-        """Posterior means and hidden variance; `exclude` leaves one training image per query out."""
-        weighted = self._weighted(x_t, alpha, sigma, exclude)
+        """Posterior means and hidden variance; `exclude` leaves out one image per query."""
+        data, norms = self.data.to(x_t), self._norms.to(x_t)
+        means, spreads = [], []
+        for block in self._blocks(x_t, alpha, sigma, exclude):
+            means.append(block.average(data))
+            spreads.append(block.spread(means[-1], norms))
         a, s = (expand(c, x_t) for c in as_pair(alpha, sigma))
-        x0 = weighted.mean + self.centre.to(x_t)
-        spread = (weighted.square - weighted.mean.square().sum(-1)).clamp(min=0)
-        r2 = (a.square() + s.square()).reshape(-1)
-        return Moments(x0, (x_t - a * x0) / s, r2 / s.square().reshape(-1) * spread)
+        x0 = torch.cat(means) + self.centre.to(x_t)
+        ratio = (a.square() + s.square()) / s.square()
+        return Moments(x0, (x_t - a * x0) / s, ratio.reshape(-1) * torch.cat(spreads))
+
+    def posterior_mean(
+        self,
+        x_t: Tensor,
+        alpha: Coefficient,
+        sigma: Coefficient,
+        target: str | Target = X0,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        """E[y | x_t], (N, d), of x_0 unless another target is named; without the variance."""
+        data = self.data.to(x_t)
+        blocks = self._blocks(x_t, alpha, sigma, exclude)
+        x0 = torch.cat([block.average(data) for block in blocks]) + self.centre.to(x_t)
+        return get(target).make(x0, X0.to_eps(x0, x_t, alpha, sigma), alpha, sigma)
 
     def score(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-        return -self.moments(x_t, alpha, sigma).eps / expand(as_pair(alpha, sigma)[1], x_t)
+        """The gradient of log q at x_t, (N, d): -E[eps | x_t] / sigma [T 2.30]."""
+        eps = self.posterior_mean(x_t, alpha, sigma, "eps")
+        return -eps / expand(as_pair(alpha, sigma)[1], x_t)
 
     def log_density(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-        log_total = self._weighted(x_t, alpha, sigma, None).log_total
+        """log q(x_t), (N,), natural logarithm: N equal Gaussians of standard deviation sigma."""
+        log_sum = torch.cat([b.log_sum() for b in self._blocks(x_t, alpha, sigma, None)])
         spread = expand(as_pair(alpha, sigma)[1], x_t).reshape(-1).square()
-        return log_total - math.log(len(self)) - self.dim / 2 * (2 * math.pi * spread).log()
+        return log_sum - math.log(len(self)) - self.dim / 2 * (2 * math.pi * spread).log()
 
     def class_probabilities(
         self,
@@ -135,7 +178,9 @@ class Empirical(Posterior):
         exclude: Tensor | None = None,
     ) -> Tensor:
         """P(label | x_t), (N, C), from the training labels."""
-        return self._weighted(x_t, alpha, sigma, exclude).classes
+        classes = self._classes.to(x_t)
+        blocks = self._blocks(x_t, alpha, sigma, exclude)
+        return torch.cat([block.average(classes) for block in blocks])
 
     def hidden_variance(
         self,
@@ -144,14 +189,31 @@ class Empirical(Posterior):
         n: int = 1024,
         generator: torch.Generator | None = None,
     ) -> Estimate:
-        """Monte Carlo over n draws of x_t from the training set (own image in), with its standard error."""
+        """Monte Carlo over n draws of x_t (own image in), with its standard error; float64.
+
+        All noise levels share the same n images and noises, so a level's value does not depend on
+        what other levels are asked for.
+        """
         a, s, shape = levels(alpha, sigma)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
+        x0 = self.sample(n, generator)
+        eps = normal((n, self.dim), x0, generator)
         rows = []
         for x, y in zip(a.tolist(), s.tolist(), strict=True):
-            x0 = self.sample(n, generator)
-            x_t = x * x0 + y * torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
-            draws = self.moments(x_t, x, y).hidden_variance.double()
-            rows.append((draws.mean(), draws.std() / n**0.5))
+            draws = self.moments(x * x0 + y * eps, x, y).hidden_variance.double()
+            rows.append((float(draws.mean()), float(draws.std()) / n**0.5))
         value, error = torch.tensor(rows, dtype=torch.float64).T
         return Estimate(value.reshape(shape), error.reshape(shape))
+
+
+def _block(
+    query: Tensor, a: Tensor, s: Tensor, data: Tensor, norms: Tensor, exclude: Tensor | None
+) -> _Block:
+    # -||q - a x||^2 / 2 s^2 without its ||q||^2; in place, for a block is large
+    logits = (query * (a / s.square())) @ data.T
+    logits.addcmul_((a / s).square(), norms, value=-0.5)
+    if exclude is not None:
+        asked = (exclude >= 0).nonzero().squeeze(-1)
+        logits[asked, exclude[asked]] = -math.inf
+    weights = logits.sub_(logits.amax(-1, keepdim=True)).clamp_(min=_LEAST_LOGIT).exp_()
+    return _Block(query, a, s, data, weights, weights.sum(-1, keepdim=True))

@@ -39,7 +39,7 @@ class Enclosure:
         return _mean(self.seen)
 
     def _adjusted(self) -> Tensor:
-        """`unseen` with the linear denoiser as control variate: the same mean, less spread, (L, n)."""
+        """`unseen` with the linear denoiser as control variate, (L, n): same mean, less spread."""
         surplus = self.linear_errors - self.linear_errors.mean(-1, keepdim=True)
         slope = (surplus * self.unseen).sum(-1) / surplus.square().sum(-1)
         return self.unseen - slope[:, None] * (self.linear_errors - self.linear[:, None])
@@ -51,7 +51,7 @@ class Enclosure:
 
     @property
     def width(self) -> Estimate:
-        """Left-out loss minus floor of the training points, (L,), with the pairs' standard error."""
+        """Left-out loss minus floor of the training points, (L,), with the pairs' error."""
         return _mean(self._adjusted() - self.seen)
 
     @property

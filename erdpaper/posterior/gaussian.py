@@ -1,19 +1,20 @@
-"""One Gaussian: the linear (Wiener) denoiser, the best that sees only mean and covariance of the data."""
+"""One Gaussian: the linear (Wiener) denoiser, the best that sees only mean and covariance."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from erdpaper.posterior.base import Estimate, Moments, Posterior, check_points, levels
+from erdpaper.posterior.base import Estimate, Moments, Posterior, check_points, levels, normal
 from erdpaper.targets import Coefficient, as_pair, expand
 
 
 class Gaussian(Posterior):
     """x_0 ~ N(mean, covariance), mean (d,), covariance (d, d) symmetric and at least 0.
 
-    In the eigenbasis of the covariance every formula is one number per eigenvalue l: E[x_0 | x_t] keeps the share
-    alpha^2 l / (alpha^2 l + sigma^2), and u2 keeps the variance r^2 l / (alpha^2 l + sigma^2).
+    In the eigenbasis of the covariance every formula is one number per eigenvalue l: E[x_0 | x_t]
+    keeps the share alpha^2 l / (alpha^2 l + sigma^2), and u2 keeps the variance
+    r^2 l / (alpha^2 l + sigma^2).
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
@@ -22,7 +23,8 @@ class Gaussian(Posterior):
         if not torch.allclose(covariance, covariance.T):
             raise ValueError("a covariance must be symmetric")
         values, self.basis = torch.linalg.eigh(covariance)
-        if bool(values[0] < -1e-6 * values[-1].abs().clamp(min=1e-30)):
+        # a negative eigenvalue within the rounding of eigh is 0
+        if bool(values[0] < -10 * len(mean) * torch.finfo(values.dtype).eps * values.abs().max()):
             raise ValueError("a covariance must not have negative eigenvalues")
         self.mean, self.variances, self.dim = mean, values.clamp(min=0), len(mean)
 
@@ -38,17 +40,20 @@ class Gaussian(Posterior):
         return cls(data.mean(0), centred.T @ centred / len(data))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.randn(n, self.dim, generator=generator, dtype=self.mean.dtype)
-        return self.mean + (noise * self.variances.sqrt()) @ self.basis.T
+        """n draws of x_0, (n, d)."""
+        noise = normal((n, self.dim), self.mean, generator)
+        return torch.addmm(self.mean, noise * self.variances.sqrt(), self.basis.T)
 
     def second_moment(self) -> Tensor:
-        return self.mean.square().sum() + self.variances.sum()
+        """E ||x_0||^2 = ||mean||^2 + tr covariance."""
+        return torch.add(self.mean.square().sum(), self.variances.sum())
 
     def _spread(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Eigenvalues of Cov(x_t), (..., d)."""
-        spread = alpha.square()[..., None] * self.variances.to(alpha) + sigma.square()[..., None]
+        scaled = alpha.square()[..., None] * self.variances.to(alpha)
+        spread = torch.add(scaled, sigma.square()[..., None])
         if bool((spread == 0).any()):
-            raise ValueError("x_t has no density: sigma = 0 and the data do not fill the space, or alpha = 0 too")
+            raise ValueError("x_t has no density: sigma = 0 and the covariance is singular")
         return spread
 
     def _whitened(
@@ -61,6 +66,7 @@ class Gaussian(Posterior):
         return alpha, sigma, basis, centred, self._spread(alpha, sigma)
 
     def moments(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Moments:
+        """Posterior means and hidden variance, which is the same at every point."""
         a, s, basis, centred, spread = self._whitened(x_t, alpha, sigma)
         pulled = centred / spread
         variances = self.variances.to(x_t)
@@ -70,10 +76,12 @@ class Gaussian(Posterior):
         return Moments(x0, eps, hidden.expand(len(x_t)))
 
     def score(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """The gradient of log q at x_t, (N, d): -Cov(x_t)^-1 (x_t - alpha mean)."""
         _, _, basis, centred, spread = self._whitened(x_t, alpha, sigma)
         return -(centred / spread) @ basis.T
 
     def log_density(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """log q(x_t), (N,), natural logarithm."""
         _, _, _, centred, spread = self._whitened(x_t, alpha, sigma)
         return -0.5 * (centred.square() / spread + spread.log() + math.log(2 * math.pi)).sum(-1)
 
