@@ -1,6 +1,8 @@
 # make book: environment, notebooks, pages.  make test: everything that is tested, in the same environment.
 .DEFAULT_GOAL := book
 .PHONY: book test notebooks html clean
+# the pages are built from the executed notebooks, also under make -j
+.NOTPARALLEL:
 
 # The first of these that starts and is new enough; override with `make PYTHON=...`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \

@@ -39,6 +39,7 @@ def main() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the results [default: notebooks/ for a default run, else runs/PROFILE/].",
 )
+@click.option("--timings", is_flag=True, help="Measure anew the seconds kept in data/results/.")
 def run(
     names: tuple[str, ...],
     profile: str,
@@ -46,6 +47,7 @@ def run(
     extra: tuple[tuple[str, str], ...],
     jobs: int,
     out: Path | None,
+    timings: bool,
 ) -> None:
     """Execute notebooks: NAMES are names or numbers (05), none means all."""
     from erdpaper import runner
@@ -54,7 +56,7 @@ def run(
     parameters: dict[str, object] = {"profile": profile, "seed": seed}
     parameters |= {name: runner.parse_value(value) for name, value in extra}
     try:
-        outcomes = runner.run(runner.Request(names, parameters, jobs, out))
+        outcomes = runner.run(runner.Request(names, parameters, jobs, out, timings))
     except (ValueError, DatasetError) as error:
         raise _Refusal(str(error)) from error
     failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -75,8 +77,8 @@ def claims(path: Path | None) -> None:
     """Print every claim with its verdict and worst measured value."""
     from erdpaper import datasets
     from erdpaper.claims import ledger
-    from erdpaper.claims.session import write_atomically
     from erdpaper.datasets import DatasetError
+    from erdpaper.files import write_atomically
 
     try:
         rows = ledger.rows(datasets.data_dir())

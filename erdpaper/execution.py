@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erdpaper.claims.session import write_atomically
+from erdpaper.files import write_atomically
 
 # Set for every kernel unless the caller's environment says otherwise: one thread each, because
 # notebooks run side by side, and no progress bars, whose rates would be kept in the output.
@@ -41,7 +41,7 @@ class Job:
     """One notebook to execute: where it comes from, where it goes, and with which parameters.
 
     A failed run is written to ``failed``, so that ``target`` keeps the last good one.
-    ``environment`` is added to the kernel's.
+    ``claims`` is the folder of the records, which only a run without an error reaches.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Job:
     target: Path
     failed: Path
     parameters: Mapping[str, object]
-    environment: Mapping[str, str]
+    claims: Path
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,16 @@ def execute(job: Job, report: Report) -> Outcome:
             notebook = nbformat.read(executed, as_version=4)
             scrub(notebook)
             write_atomically(job.failed if error else job.target, nbformat.writes(notebook) + "\n")
+        if error is None:
+            _keep_records(executed.with_name("claims"), job.claims)
     if error is None:
         job.failed.unlink(missing_ok=True)
     return Outcome(job.name, time.perf_counter() - started, error)
+
+
+def _keep_records(made: Path, folder: Path) -> None:
+    for path in made.rglob("*.json"):
+        write_atomically(folder / path.relative_to(made), path.read_text(encoding="utf-8"))
 
 
 def _run(job: Job, source: Path, executed: Path, report: Report) -> None:
@@ -178,7 +185,8 @@ def _run(job: Job, source: Path, executed: Path, report: Report) -> None:
 
     for name, value in KERNEL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ.update(job.environment)
+    # a notebook that fails half-way must not leave half of its records
+    os.environ["ERDPAPER_CLAIMS_DIR"] = str(executed.with_name("claims"))
     report(0, total)
     papermill.execute_notebook(
         str(source),

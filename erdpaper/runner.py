@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from erdpaper import datasets, execution, pool
-from erdpaper.claims.session import PROFILES, write_atomically
+from erdpaper.claims.session import PROFILES
 from erdpaper.execution import Job, Outcome
+from erdpaper.files import write_atomically
 
 
 class RunnerError(ValueError):
@@ -25,13 +26,15 @@ class RunnerError(ValueError):
 class Request:
     """What to run: notebook names or numbers (none: all), parameters, and where results go.
 
-    ``parameters`` are notebook parameters by name, ``profile`` and ``seed`` among them.
+    ``parameters`` are notebook parameters by name, ``profile`` and ``seed`` among them. With
+    ``timings`` the seconds of notebooks whose seconds are known already are replaced.
     """
 
     names: Sequence[str] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)
     jobs: int = 2
     out: Path | None = None
+    timings: bool = False
 
 
 def parse_value(text: str) -> object:
@@ -64,7 +67,9 @@ def run(request: Request) -> list[Outcome]:
     timings.keep(
         outcome
         for job, outcome in zip(jobs, outcomes, strict=True)
-        if outcome.error is None and not set(job.parameters) - {"profile"}
+        if outcome.error is None
+        and _is_default(job.parameters)
+        and (request.timings or job.name not in timings.known)
     )
     return sorted(outcomes, key=lambda outcome: outcome.name)
 
@@ -114,19 +119,28 @@ def _job(source: Path, request: Request, profile: str, root: Path) -> Job:
         target=folder.resolve() / f"{name}.ipynb",
         failed=root / "runs" / "failed" / f"{name}.ipynb",
         parameters=changed,
-        environment=_environment(changed, profile, root),
+        claims=_claims_folder(changed, root),
     )
 
 
-def _environment(changed: Mapping[str, object], profile: str, root: Path) -> dict[str, str]:
-    """Point a changed cpu run away from the committed claims, which are those of the default."""
-    if profile == "cpu" and changed and "ERDPAPER_CLAIMS_DIR" not in os.environ:
-        return {"ERDPAPER_CLAIMS_DIR": str(root / "runs" / "claims")}
-    return {}
+def _is_default(changed: Mapping[str, object]) -> bool:
+    """Whether no parameter but the profile differs from its default."""
+    return not set(changed) - {"profile"}
+
+
+def _claims_folder(changed: Mapping[str, object], root: Path) -> Path:
+    """Where records go: where the caller says, else only a default run's are the committed ones."""
+    named = os.environ.get("ERDPAPER_CLAIMS_DIR")
+    if named:
+        return Path(named).resolve()
+    return root / ("data/results/claims" if _is_default(changed) else "runs/claims")
 
 
 class _Timings:
-    """Seconds per notebook of default runs, kept outside the notebooks."""
+    """Seconds per notebook of default runs, kept outside the notebooks.
+
+    What is known stays unless asked for anew, so that a run leaves the committed file alone.
+    """
 
     def __init__(self, root: Path, profile: str) -> None:
         self._path = root / "data" / "results" / "timings" / f"{profile}.json"

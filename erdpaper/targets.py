@@ -78,27 +78,31 @@ class Target:
         """The x_0 that y and x_t imply [T 2.26, 3.1]; for eps not where alpha = 0 (ValueError)."""
         if self.name == "x0":
             return y
-        alpha, sigma = as_pair(alpha, sigma)
-        c_x, c_eps = self._c(alpha, sigma)
-        bottom = alpha * c_eps - sigma * c_x
-        if bool((bottom == 0).any()):
-            raise ValueError(
-                f"{self.name} does not determine x0 where alpha = 0: x_t holds no signal there"
-            )
+        missing = "x0 where alpha = 0: x_t holds no signal there"
+        _, sigma, _, c_eps, bottom = self._system(alpha, sigma, missing)
         return (expand(c_eps, x_t) * x_t - expand(sigma, x_t) * y) / expand(bottom, x_t)
 
     def to_eps(self, y: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
         """The eps that y and x_t imply; x0 gives none where sigma = 0 (ValueError)."""
         if self.name == "eps":
             return y
+        missing = "eps where sigma = 0: x_t holds no noise there"
+        alpha, _, c_x, _, bottom = self._system(alpha, sigma, missing)
+        return (expand(alpha, x_t) * y - expand(c_x, x_t) * x_t) / expand(bottom, x_t)
+
+    def _system(
+        self, alpha: Coefficient, sigma: Coefficient, missing: str
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """alpha, sigma, c_x, c_eps and their determinant, as x_t and y are linear in (x_0, eps).
+
+        Where it is 0, ValueError: this target does not determine what is `missing`.
+        """
         alpha, sigma = as_pair(alpha, sigma)
         c_x, c_eps = self._c(alpha, sigma)
-        bottom = alpha * c_eps - sigma * c_x
-        if bool((bottom == 0).any()):
-            raise ValueError(
-                f"{self.name} does not determine eps where sigma = 0: x_t holds no noise there"
-            )
-        return (expand(alpha, x_t) * y - expand(c_x, x_t) * x_t) / expand(bottom, x_t)
+        determinant = alpha * c_eps - sigma * c_x
+        if bool((determinant == 0).any()):
+            raise ValueError(f"{self.name} does not determine {missing}")
+        return alpha, sigma, c_x, c_eps, determinant
 
     def to_score(self, y: Tensor, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
         """The score -eps / sigma that y and x_t imply [T 2.30]; not where sigma = 0: ValueError."""

@@ -17,9 +17,10 @@ t; `for_scheduler` does so for a diffusers scheduler.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -92,10 +93,19 @@ def p2(
     alpha, sigma = as_pair(alpha, sigma)
     gain, scaled = _x0_error_gain(alpha, sigma, get(target))
     snr = (alpha / sigma).square()
-    # two forms of one number: the second is used where the first is inf / inf
+    # the second is the limit of the first at infinite SNR, where that is inf / inf
     finite = scaled.square() / (k + snr).pow(gamma)
-    at_data = gain.square() * snr.pow(1 - gamma) / (1 + k / snr).pow(gamma)
+    at_data = gain.square() * snr.pow(1 - gamma)
     return torch.where(scaled.isinf(), at_data, finite)
+
+
+def total_variation(first: Tensor, second: Tensor) -> Tensor:
+    """The share of one allocation that would have to move to make the other.
+
+    Both are weights at the same equally likely times, scaled here to the same sum; from 0 (the
+    same) to 1 (nothing in common).
+    """
+    return (first / first.sum() - second / second.sum()).abs().sum() / 2
 
 
 METHODS: dict[str, Weight] = {"uniform": uniform, "erd": erd, "min_snr": min_snr, "p2": p2}
@@ -207,6 +217,17 @@ def _scheduler_times(schedule: Discrete, timesteps: Tensor) -> Tensor:
     return schedule.time(2 * (torch.log1p(-sigma) - sigma.log()))
 
 
+def _check_method(method: str, options: Mapping[str, float]) -> None:
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; use one of {', '.join(METHODS)}")
+    # all methods begin with alpha, sigma, target
+    known = list(signature(METHODS[method]).parameters)[3:]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        takes = f"the options {', '.join(known)}" if known else "no options"
+        raise ValueError(f"method {method!r} takes {takes}, not {', '.join(unknown)}")
+
+
 def for_scheduler(
     scheduler: Any,
     timesteps: Tensor,
@@ -218,11 +239,17 @@ def for_scheduler(
 
     `scheduler` is a DDPM, DDIM, DPM-Solver, ... scheduler with prediction_type "sample", "epsilon"
     or "v_prediction", or a flow-match one (target u); `timesteps` is what the training loop drew;
-    `method` is "erd", "min_snr", "p2" or "uniform", and `options` go to it (gamma, k). Multiply the
-    per-sample mean squared error by the result.
+    `method` is "erd", "min_snr" (option gamma), "p2" (options gamma, k) or "uniform". Multiply the
+    per-sample mean squared error by the result. Every call works through the whole table, so a
+    training loop computes the weights once and indexes them::
+
+        table = weights.for_scheduler(scheduler, torch.arange(T))  # T = num_train_timesteps
+        loss = (table[timesteps] * error).mean()
+
+    A flow-match scheduler's timesteps are no indices: pass all of a fresh scheduler's `timesteps`
+    and index the table with the positions that the loop draws from them.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; use one of {', '.join(METHODS)}")
+    _check_method(method, options)
     schedule, target = schedules.from_diffusers(scheduler), _scheduler_target(scheduler)
     fn = partial(METHODS[method], **options)
     weight = normalised(fn, schedule, target, allocation)

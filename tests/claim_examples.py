@@ -22,13 +22,15 @@ ENTRY: dict[str, Any] = {
 SINGLE = {**ENTRY, "id": "02.single", "cases": ["all"], "measure": "gap, in nats", "published": 3}
 INTERVAL = {**ENTRY, "id": "05.range", "notebook": "05_erd", "comparator": "between"}
 INTERVAL |= {"threshold": [-1, 2], "cases": [f"case {n}" for n in range(6)], "document": "thesis"}
+INTERVAL |= {"note": "Said of $t > 0$ only."}
 
 
 def data_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a data folder with the three claims; records go below it."""
+    """Make a data folder with the three claims; records go below it, as under `erdpaper run`."""
+    folder.mkdir()
     write_claims(folder, [ENTRY, SINGLE, INTERVAL])
     monkeypatch.setenv("ERDPAPER_DATA", str(folder))
-    monkeypatch.delenv("ERDPAPER_CLAIMS_DIR", raising=False)
+    monkeypatch.setenv("ERDPAPER_CLAIMS_DIR", str(folder / "results" / "claims"))
     monkeypatch.setattr(session, "_session", None)
     return folder
 

@@ -1,6 +1,7 @@
 """The book builds without a warning, and each page works in a real browser, wide and narrow."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -198,6 +199,20 @@ def test_ids_are_unique_on_each_page(links: dict[str, Links]) -> None:
             continue
         twice = [name for name, count in Counter(found.ids).items() if count > 1]
         assert twice == [], page
+
+
+def test_api_shows_inherited_methods(links: dict[str, Links]) -> None:
+    for law in ("Empirical", "Gaussian", "GaussianMixture"):
+        for method in ("bayes_floor", "recoverable_energy"):
+            assert f"erdpaper.posterior.{law}.{method}" in links["book/api.html"].ids
+
+
+def test_references_are_those_that_are_cited(book: Path) -> None:
+    sources = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    cited = {key for keys in re.findall(r"\{cite\}`([^`]+)`", text) for key in keys.split(",")}
+    page = (book / "book" / "references.html").read_text(encoding="utf-8")
+    assert page.count('<div class="citation"') == len(cited)
 
 
 def test_each_notebook_can_be_downloaded(book: Path) -> None:

@@ -12,7 +12,7 @@ from erdpaper import claims
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return data_folder(tmp_path, monkeypatch)
+    return data_folder(tmp_path / "data", monkeypatch)
 
 
 def test_entries_load_in_order(data: Path) -> None:
@@ -47,6 +47,7 @@ BAD_ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
     "statement": ({"statement": ""}, "statement must be a text that is not empty"),
     "number": ({"number": 3.2}, "number must be a text that is not empty, not 3.2"),
     "measure": ({"measure": None}, "measure must be a text that is not empty, not None"),
+    "note": ({"note": " "}, "note must be a text that is not empty, not ' '"),
     "published": ({"published": [1]}, "published must be a number or a text, not [1]"),
     "noise": ({"noise": 0}, "noise must be above 0, not 0"),
     "noise text": ({"noise": "1e-5"}, "noise must be a finite number, not '1e-5'"),

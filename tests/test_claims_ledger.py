@@ -13,7 +13,7 @@ from erdpaper.claims import ledger
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return data_folder(tmp_path, monkeypatch)
+    return data_folder(tmp_path / "data", monkeypatch)
 
 
 def fill(data: Path) -> None:
@@ -57,6 +57,12 @@ def test_ledger_as_json(data: Path) -> None:
     assert first["anchor"] == "claim-02-floor" and first["threshold"] == 0.1
     assert last["profile"] is None and last["values"] is None and last["threshold"] == [-1, 2]
     assert content["rows"][2]["published"] == 3
+
+
+def test_notes_are_in_the_machine_readable_copy(data: Path) -> None:
+    write_claims(data, [{**ENTRY, "note": "Said of $t$\n  only."}, SINGLE])
+    content = json.loads(ledger.as_json(ledger.rows(data)))
+    assert [row["note"] for row in content["rows"]] == ["Said of $t$ only.", None]
 
 
 def test_ledger_as_text(data: Path) -> None:

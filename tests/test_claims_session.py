@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from claim_examples import data_folder, open_02, refusal
+from claim_examples import SINGLE, data_folder, open_02, refusal, write_claims
 
 from erdpaper import claims
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return data_folder(tmp_path, monkeypatch)
+    return data_folder(tmp_path / "data", monkeypatch)
 
 
 def test_record_writes_what_it_measured(data: Path) -> None:
@@ -80,6 +80,25 @@ def test_a_session_starts_a_fresh_file_with_its_first_record(data: Path) -> None
     }
 
 
+def test_rounding_noise_is_not_in_the_records(data: Path) -> None:
+    path = data / "results" / "claims" / "cpu" / "02_elbo.json"
+    texts = set()
+    for noise in (0.0, -2e-17, 9.4e-12):
+        open_02()
+        values = {"linear": noise, "vp": 0.3, "gvp": 0.25 + noise}
+        claims.record("02.floor", values, {"linear": abs(noise), "vp": 0, "gvp": 0.1 + noise})
+        texts.add(path.read_text())
+    assert len(texts) == 1
+    kept = json.loads(texts.pop())["claims"]["02.floor"]
+    assert kept["values"] == {"linear": 0.0, "vp": 0.3, "gvp": 0.25}
+    assert kept["passed"] == {"linear": True, "vp": False, "gvp": False}
+    # where 0 would pass and the value does not, the value stays
+    write_claims(data, [{**SINGLE, "threshold": 0}])
+    open_02()
+    assert claims.record("02.single", 2e-17).name == "does not hold"
+    assert json.loads(path.read_text())["claims"]["02.single"]["values"] == {"all": 2e-17}
+
+
 def test_the_folder_of_the_records_can_be_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +106,16 @@ def test_the_folder_of_the_records_can_be_named(
     open_02("gpu")
     claims.record("02.single", 1)
     assert (tmp_path / "elsewhere" / "gpu" / "02_elbo.json").is_file()
+    assert not (data / "results").exists()
+
+
+def test_records_of_a_plain_run_are_not_the_committed_ones(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ERDPAPER_CLAIMS_DIR")
+    open_02()
+    claims.record("02.single", 1)
+    assert (tmp_path / "runs" / "claims" / "cpu" / "02_elbo.json").is_file()
     assert not (data / "results").exists()
 
 

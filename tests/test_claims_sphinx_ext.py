@@ -74,7 +74,6 @@ class Book:
 
 def make_book(root: Path, monkeypatch: pytest.MonkeyPatch) -> Book:
     """A book whose two claims of notebook 02 have records, one of them at the gpu profile only."""
-    (root / "data").mkdir()
     data_folder(root / "data", monkeypatch)
     made = Book(root)
     open_02()
@@ -131,6 +130,7 @@ def test_ledger_page_shows_counts_and_rows(built: Book) -> None:
     assert "0.235 worst case: vp 2 of 3 cases at most 0.1" in text
     assert "02_elbo ✓ holds profile gpu device cpu 0.05 ± 0.01 gap, in nats at most 0.1 3" in text
     assert "between -1 and 2" in text
+    assert re.search(r"bounds the loss: \\\(l .{,40} Said of \\\(t &gt; 0\\\) only\. 05_erd ", text)
 
 
 def test_links_lead_to_ids_that_exist_once(built: Book) -> None:

@@ -122,6 +122,23 @@ def test_noise_is_not_shown() -> None:
     assert Verdict(strict, {"a": 1.19e-6}).summary() == "1.19e-6"
 
 
+@given(st.sampled_from([1.0, 1e-3, 1e-7, 1e-300]), FINITE, st.sampled_from(entries.COMPARATORS))
+def test_what_is_kept_has_no_noise_the_same_verdict_and_the_same_text(
+    scale: float, threshold: float, comparator: str
+) -> None:
+    ends: object = [threshold, threshold + 1] if comparator == "between" else threshold
+    made = claim(cases=["a"], threshold=ends, comparator=comparator)
+    assume(comparator != "between" or threshold < threshold + 1)
+    for value in (scale * 0.7, -scale * 0.3, numbers.noise(made) * 0.99, 0.0):
+        plain = {"a": numbers.stored("x", value)}
+        kept = numbers.measured(made, value)
+        assert numbers.measured(made, kept) == kept
+        assert Verdict(made, kept).passed == Verdict(made, plain).passed
+        assert Verdict(made, kept).summary() == Verdict(made, plain).summary()
+        # digits that are not shown are not kept
+        assert (kept["a"] == 0) == Verdict(made, kept).summary().startswith("< ")
+
+
 @given(FINITE)
 def test_stored_numbers_have_six_digits_and_survive_storing(value: float) -> None:
     kept = numbers.stored("x", value)
@@ -188,6 +205,15 @@ def test_verdict_as_html_is_escaped_anchored_and_has_math() -> None:
     assert r'<span class="math notranslate nohighlight">\(a &lt; b\)</span>' in html
     assert "&amp; &lt;b&gt;c&lt;/b&gt;, then." in html and "&lt; 1e-9" in html
     assert "✗</span> does not hold" in html and "required: at least 0.1" in html
+
+
+def test_a_note_is_shown_under_the_statement() -> None:
+    noted = Verdict(claim(cases=["a"], note="At $t < 1$ & more."), {"a": 0.5})
+    assert repr(noted).splitlines()[2] == "At $t < 1$ & more."
+    html = noted._repr_html_()
+    assert r"\(t &lt; 1\)</span> &amp; more.</p>" in html
+    assert html.index("claim-statement") < html.index("claim-note") < html.index("claim-measured")
+    assert "claim-note" not in Verdict(claim(cases=["a"]), {"a": 0.5})._repr_html_()
 
 
 def test_criteria_in_words() -> None:

@@ -61,10 +61,10 @@ def test_options_reach_the_runner(
     seen: list[Request] = []
     monkeypatch.setattr(runner, "run", lambda request: seen.append(request) or [])
     options = ["--profile", "gpu", "--seed", "3", "-p", "scale", "2.5", "-p", "name", "false"]
-    result = invoke("run", "01", "02", *options, "--jobs", "4", "--out", str(tmp_path))
+    result = invoke("run", "01", "02", *options, "--jobs", "4", "--out", str(tmp_path), "--timings")
     assert result.exit_code == 0
     parameters = {"profile": "gpu", "seed": 3, "scale": 2.5, "name": "false"}
-    assert seen == [Request(("01", "02"), parameters, 4, tmp_path)]
+    assert seen == [Request(("01", "02"), parameters, 4, tmp_path, True)]
 
 
 def test_a_failed_notebook_is_status_1_with_its_cell_and_error(

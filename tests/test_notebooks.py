@@ -12,12 +12,17 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.translators import PythonTranslator
 
-from erdpaper import execution
+from erdpaper import claims, execution
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("*.md"))
 COMMON = {"profile": "cpu", "seed": 0, "device": "auto"}
 WRONG = [{"profile": "huge"}, {"seed": -1}, {"seed": "abc"}, {"device": "tpu"}, {"sed": 3}]
+# what each notebook's own parameters may not be
+WRONG_OWN: dict[str, list[dict[str, object]]] = {
+    "02_elbo_bayes_decomposition": [{"queries": 1}, {"queries": "many"}],
+    "05_erd_derivation": [{"queries": 1}, {"queries": "many"}, {"logsnr_max": 0}],
+}
 FORGET = "globals().pop('sed', None)\n"
 
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
@@ -90,11 +95,22 @@ def test_second_cell_checks_them(source: Path) -> None:
 
 
 @each_notebook
+def test_closing_section_has_the_verdict_of_every_claim(source: Path) -> None:
+    *_, closing = re.split(r"^## ", source.read_text(encoding="utf-8"), flags=re.M)
+    assert closing.startswith("What was checked\n")
+    shown = re.findall(r"\{claim-verdict\}`([^`]+)`", closing)
+    listed = claims.load(NOTEBOOKS.parent / "data").values()
+    assert set(shown) == {claim.id for claim in listed if claim.notebook == source.stem}
+
+
+@each_notebook
 def test_wrong_parameters_stop_the_first_cells_with_one_sentence(source: Path) -> None:
     parameters, begin = code_cells(execution.load(source))[:2]
+    own = WRONG_OWN.get(source.stem, [])
+    assert {name for wrong in own for name in wrong} == execution.defaults(source).keys() - COMMON
     notebook = new_notebook()
     # one kernel for all of them: the defaults, what papermill would inject, the checking cell
-    for wrong in WRONG:
+    for wrong in WRONG + own:
         notebook.cells.append(new_code_cell(FORGET + parameters.source))
         notebook.cells.append(new_code_cell(PythonTranslator.codify(wrong)))
         notebook.cells.append(new_code_cell(begin.source))
@@ -102,7 +118,7 @@ def test_wrong_parameters_stop_the_first_cells_with_one_sentence(source: Path) -
     NotebookClient(
         notebook, allow_errors=True, kernel_name="python3", resources=resources
     ).execute()
-    for wrong, checked in zip(WRONG, notebook.cells[2::3], strict=True):
+    for wrong, checked in zip(WRONG + own, notebook.cells[2::3], strict=True):
         (name,) = wrong
         errors = [output for output in checked.outputs if output.output_type == "error"]
         assert [error.ename for error in errors] == ["ParameterError"], wrong

@@ -91,6 +91,20 @@ def test_make_installs_again_only_if_the_requirements_changed(tmp_path: Path) ->
     assert "pip install" in commands("book")
 
 
+def test_make_builds_no_page_before_the_notebooks_are_executed(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, wait in {"erdpaper": 0.5, "jupyter-book": 0}.items():
+        program = programs / name
+        program.write_text(f"#!/bin/sh\nsleep {wait}\necho {name} >> order\n")
+        program.chmod(0o755)
+    (tmp_path / ".venv" / ".installed").touch()
+    subprocess.run(["make", "-j", "4", "book"], cwd=tmp_path, capture_output=True, check=True)
+    assert (tmp_path / "order").read_text().split() == ["erdpaper", "jupyter-book"]
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -18,6 +18,7 @@ from papermill.translators import PythonTranslator
 from throwaway import repository
 
 from erdpaper import execution, runner
+from erdpaper.execution import Outcome
 from erdpaper.runner import Request, RunnerError
 
 # Prints in pieces, shows its environment, draws a bar, and notes when it ran.
@@ -29,12 +30,25 @@ started = time.time()
 print(profile, seed, scale, os.environ["OMP_NUM_THREADS"])
 sys.stdout.flush()
 time.sleep(0.4)
-print("claims:", os.path.basename(os.environ.get("ERDPAPER_CLAIMS_DIR", "-")))
 for _ in tqdm(range(3)):
     time.sleep(0.5)
+record = Path(os.environ["ERDPAPER_CLAIMS_DIR"]) / profile / f"{scale}.json"
+record.parent.mkdir(parents=True, exist_ok=True)
+_ = record.write_text("a record")
 log = Path("../log")
 log.mkdir(exist_ok=True)
 _ = (log / f"{time.time()}").write_text(f"{started} {time.time()}")
+"""
+
+# Records a claim before it fails.
+BAD = """\
+import os
+from pathlib import Path
+record = Path(os.environ["ERDPAPER_CLAIMS_DIR"]) / profile / "half.json"
+record.parent.mkdir(parents=True, exist_ok=True)
+_ = record.write_text("a record")
+print("so far")
+raise ValueError("it broke\\nbadly")
 """
 
 
@@ -81,7 +95,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         tmp_path_factory.mktemp("repository"),
         n01_one=GOOD,
         n02_two=GOOD,
-        n03_bad='print("so far")\nraise ValueError("it broke\\nbadly")',
+        n03_bad=BAD,
         n04_dead_kernel="import os\nos._exit(3)",
         n05_dead_worker="import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
     )
@@ -113,6 +127,12 @@ def test_failed_notebook_is_kept_beside_the_good_one(ran: Ran) -> None:
     failed = nbformat.read(ran.root / "runs" / "failed" / "03_bad.ipynb", as_version=4)
     kinds = [output.output_type for cell in failed.cells for output in cell.get("outputs", [])]
     assert kinds == ["stream", "error"]
+
+
+def test_records_reach_the_committed_folder_if_the_notebook_ends_well(ran: Ran) -> None:
+    folder = ran.root / "data" / "results" / "claims"
+    assert [path.relative_to(folder).as_posix() for path in folder.rglob("*.*")] == ["cpu/1.0.json"]
+    assert not list((ran.root / "runs").rglob("half.json"))
 
 
 def test_two_at_a_time_with_one_thread_each(ran: Ran) -> None:
@@ -164,13 +184,36 @@ def test_only_seconds_of_good_default_runs_are_kept(ran: Ran) -> None:
     assert all(1 < seconds < 120 for seconds in kept.values())
 
 
+def test_kept_seconds_stay_unless_they_are_to_be_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = repository(tmp_path, n01_one="1", n02_two="1")
+    monkeypatch.setenv("ERDPAPER_DATA", str(root / "data"))
+    took = [5.0]
+    monkeypatch.setattr(
+        runner.pool, "execute_all", lambda jobs, _: [Outcome(job.name, took[0]) for job in jobs]
+    )
+    path = root / "data" / "results" / "timings" / "cpu.json"
+
+    def kept(*names: str, timings: bool = False) -> dict[str, float]:
+        runner.run(Request(names, timings=timings))
+        return json.loads(path.read_text())
+
+    assert kept("01") == {"01_one": 5.0}
+    took[0] = 7.0
+    assert kept() == {"01_one": 5.0, "02_two": 7.0}
+    before = path.stat()
+    assert kept() == {"01_one": 5.0, "02_two": 7.0} and path.stat() == before
+    assert kept("02", "01", timings=True) == {"01_one": 7.0, "02_two": 7.0}
+
+
 def test_changed_parameters_leave_the_committed_results_alone(ran: Ran) -> None:
     before = {p: p.read_bytes() for p in ran.root.rglob("*") if p.is_file()}
     changed = run(ran.root, "01", "-p", "scale", "2.5", "--seed", "0")
     assert changed.status == 0
     target = ran.root / "runs" / "cpu" / "01_one.ipynb"
     assert "cpu 0 2.5 1\n" in printed(target)
-    assert "claims: claims\n" in printed(target), "records go below runs/"
+    assert (ran.root / "runs" / "claims" / "cpu" / "2.5.json").is_file()
     (injected,) = [
         cell.source
         for cell in nbformat.read(target, as_version=4).cells
@@ -241,21 +284,28 @@ def test_only_what_differs_from_the_defaults_is_injected(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("profile", "changed", "elsewhere"),
-    [("cpu", {}, False), ("cpu", {"seed": 3}, True), ("gpu", {"seed": 3}, False)],
+    ("parameters", "folder"),
+    [
+        ({"profile": "cpu"}, "data/results/claims"),
+        ({"profile": "gpu", "seed": 0, "scale": 1.0}, "data/results/claims"),
+        ({"profile": "cpu", "seed": 3}, "runs/claims"),
+        ({"profile": "gpu", "seed": 3}, "runs/claims"),
+        ({"profile": "full", "scale": 2.0}, "runs/claims"),
+    ],
 )
 def test_where_claims_are_recorded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    profile: str,
-    changed: dict[str, object],
-    elsewhere: bool,
+    parameters: dict[str, object],
+    folder: str,
 ) -> None:
-    monkeypatch.delenv("ERDPAPER_CLAIMS_DIR")
     root = repository(tmp_path, n01_one="1")
-    (job,) = runner.plan(Request(parameters={"profile": profile, **changed}), root)
-    expected = {"ERDPAPER_CLAIMS_DIR": str(root / "runs" / "claims")} if elsewhere else {}
-    assert job.environment == expected
+    monkeypatch.delenv("ERDPAPER_CLAIMS_DIR")
+    (job,) = runner.plan(Request(parameters=parameters), root)
+    assert job.claims == root / folder
+    monkeypatch.setenv("ERDPAPER_CLAIMS_DIR", "named")
+    (job,) = runner.plan(Request(parameters=parameters), root)
+    assert job.claims == Path("named").resolve()
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,14 @@ BAD = [
         "has no finite positive mean",
     ),
     (lambda: weights.for_scheduler(DDPMScheduler(), steps(3), "best"), "unknown method 'best'"),
+    (
+        lambda: weights.for_scheduler(DDPMScheduler(), steps(3), gamma=3),
+        "method 'erd' takes no options, not gamma",
+    ),
+    (
+        lambda: weights.for_scheduler(DDPMScheduler(), steps(3), "p2", gamma=1, q=3),
+        "method 'p2' takes the options gamma, k, not q",
+    ),
     (lambda: weights.for_scheduler(strange(), steps(3)), "prediction_type 'flow_prediction'"),
     (lambda: weights.for_scheduler(DDPMScheduler(), steps(1001)), r"must lie in 0\.\.999"),
     (lambda: weights.for_scheduler(DDPMScheduler(), torch.tensor([-1])), r"must lie in 0\.\.999"),

@@ -22,7 +22,7 @@ _REQUIRED = (
     "comparator",
     "threshold",
 )
-_OPTIONAL = ("measure", "published", "noise")
+_OPTIONAL = ("measure", "published", "noise", "note")
 _ID = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 _NOTEBOOK = re.compile(r"[A-Za-z0-9_]+")
 
@@ -39,6 +39,7 @@ class Claim:
     cases: what is measured separately; a claim with one case takes a bare number.
     measure: which number is measured, with its unit.  published: what the document prints.
     noise: magnitude below which a value is rounding error and shown as "< noise", 1e-9 if absent.
+    note: what a reader of the verdict should know.  statement and note may hold $math$.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Claim:
     measure: str | None = None
     published: str | float | None = None
     noise: float | None = None
+    note: str | None = None
 
     @property
     def anchor(self) -> str:
@@ -129,12 +131,13 @@ def _claim(entry: object, position: int) -> Claim:
         measure=entry.get("measure"),
         published=_published(name, entry.get("published")),
         noise=_noise(name, entry.get("noise")),
+        note=" ".join(entry["note"].split()) if "note" in entry else None,
     )
 
 
 def _check_texts(name: str, entry: Mapping[str, Any]) -> None:
     texts = ["id", "document", "number", "statement", "notebook", "comparator"]
-    texts += ["measure"] if "measure" in entry else []
+    texts += [key for key in ("measure", "note") if key in entry]
     for key in texts:
         if not isinstance(entry[key], str) or not entry[key].strip():
             raise ClaimError(f"{name}: {key} must be a text that is not empty, not {entry[key]!r}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from erdpaper.claims.entries import Claim, ClaimError, load
-from erdpaper.claims.numbers import by_case, criterion
+from erdpaper.claims.numbers import criterion, measured, spreads
 from erdpaper.claims.verdicts import NOT_RUN, SYMBOLS, Verdict
 
 # smoke runs record nothing
@@ -74,12 +74,7 @@ def _verdict(path: Path, id: str, entry: dict[str, Any], claims: dict[str, Claim
     if id not in claims or claims[id].notebook != path.stem:
         raise ClaimError(f"{path} records {id!r}, which claims.yml does not list for this notebook")
     claim = claims[id]
-    spread = entry["spread"]
-    verdict = Verdict(
-        claim,
-        by_case(claim, entry["values"]),
-        None if spread is None else by_case(claim, spread, "spreads"),
-    )
+    verdict = Verdict(claim, measured(claim, entry["values"]), spreads(claim, entry["spread"]))
     if (verdict.name, verdict.passed) != (entry["verdict"], entry["passed"]):
         raise ClaimError(
             f"{path} gives {id!r} a verdict that claims.yml does not; "
@@ -110,6 +105,7 @@ def _as_dict(row: Row) -> dict[str, Any]:
         "document": claim.document,
         "number": claim.number,
         "statement": claim.statement,
+        "note": claim.note,
         "notebook": claim.notebook,
         "anchor": claim.anchor,
         "cases": list(claim.cases),

@@ -77,8 +77,9 @@ def _cells(row: Row, link: str | None) -> list[list[nodes.Node]]:
     name = nodes.literal("", claim.notebook)
     page = nodes.reference("", "", name, internal=True, refuri=link) if link else name
     published = "" if claim.published is None else claim.published
+    note = [nodes.emphasis("", "", *text_nodes(claim.note))] if claim.note else []
     return [
-        _lines(nodes.strong("", claim.source), claim.statement, page),
+        _lines(nodes.strong("", claim.source), claim.statement, *note, page),
         _lines(badge_node(row, link), *run),
         _lines(*measured, *([claim.measure] if claim.measure else [])),
         _lines(criterion(claim)),

@@ -1,8 +1,8 @@
 """Numbers of the records: how they are stored, and how they are shown.
 
-A record keeps six significant digits so that its file is stable.  A page shows three, more only
-where three would fall on the other side of the threshold, and nothing below the claim's noise, so
-that the text survives another CPU.
+A record keeps six significant digits, and 0 for what is below the claim's noise, so that its file
+is the same from another CPU.  A page shows three digits, more only where three would fall on the
+other side of the threshold, and "< noise" for the 0.
 """
 
 import math
@@ -30,11 +30,30 @@ def stored(name: str, value: object) -> Number:
     return number if isinstance(number, int) else float(f"{number:.{STORED_DIGITS}g}")
 
 
-def by_case(claim: Claim, values: object, what: str = "values") -> dict[str, Number]:
-    """The values of every case in the order of claims.yml.
+def measured(claim: Claim, values: object) -> dict[str, Number]:
+    """The values of every case as the record keeps them, in the order of claims.yml.
 
     values: a mapping case -> number with exactly the listed cases, or a number if there is one.
     """
+    kept = _by_case(claim, values, "values")
+    return {case: 0.0 if is_noise(claim, value) else value for case, value in kept.items()}
+
+
+def spreads(claim: Claim, values: object) -> dict[str, Number] | None:
+    """The spread of every case as the record keeps it, None for None; ClaimError if one is < 0."""
+    if values is None:
+        return None
+    kept = _by_case(claim, values, "spreads")
+    if min(kept.values()) < 0:
+        raise ClaimError(f"claim {claim.id!r}: a spread cannot be negative")
+    # a spread is on no side of the threshold
+    return {
+        case: 0.0 if isinstance(value, float) and value < noise(claim) else value
+        for case, value in kept.items()
+    }
+
+
+def _by_case(claim: Claim, values: object, what: str) -> dict[str, Number]:
     name = f"claim {claim.id!r}"
     if not isinstance(values, Mapping):
         if len(claim.cases) > 1:
@@ -71,6 +90,12 @@ def noise(claim: Claim) -> float:
     return min([TINY, *(abs(end) for end in ends if end)])
 
 
+def is_noise(claim: Claim, value: Number) -> bool:
+    """Whether a float is below the claim's noise and 0 is on the same side of the threshold."""
+    same_side = (margin(claim, 0.0) >= 0) == (margin(claim, value) >= 0)
+    return isinstance(value, float) and abs(value) < noise(claim) and same_side
+
+
 def shown(claim: Claim, value: Number) -> tuple[Number, str]:
     """The rounded number that a page shows for a value, on the same side of the threshold.
 
@@ -78,9 +103,9 @@ def shown(claim: Claim, value: Number) -> tuple[Number, str]:
     """
     if isinstance(value, int):
         return value, str(value)
-    passed = margin(claim, value) >= 0
-    if abs(value) < noise(claim) and (margin(claim, 0.0) >= 0) == passed:
+    if is_noise(claim, value):
         return 0.0, f"< {plain(noise(claim))}"
+    passed = margin(claim, value) >= 0
     near = (float(f"{value:.{digits}g}") for digits in range(3, STORED_DIGITS))
     agreeing = (number for number in near if (margin(claim, number) >= 0) == passed)
     number = next(filter(math.isfinite, agreeing), value)

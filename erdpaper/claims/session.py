@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 from erdpaper import datasets
 from erdpaper.claims.entries import Claim, ClaimError, load
-from erdpaper.claims.numbers import by_case
+from erdpaper.claims.numbers import measured, spreads
 from erdpaper.claims.verdicts import Verdict
+from erdpaper.files import write_atomically
 
 PROFILES = ("smoke", "cpu", "gpu", "full")
 
@@ -60,7 +60,8 @@ def begin(
     """Open the session that later calls of `record` write to.
 
     notebook: bare name, as in claims.yml.  parameters: the notebook's own, plain values.
-    Records go to ERDPAPER_CLAIMS_DIR, else to results/claims of the data folder.
+    Records go to ERDPAPER_CLAIMS_DIR, else to runs/claims beside the data folder: only
+    `erdpaper run` names the committed records.
     Raises ClaimError for an unknown profile or a claims.yml that is not valid.
     """
     global _session
@@ -68,7 +69,7 @@ def begin(
         raise ClaimError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
     data = datasets.data_dir()
     named = os.environ.get("ERDPAPER_CLAIMS_DIR")
-    folder = Path(named) if named else data / "results" / "claims"
+    folder = Path(named) if named else data.parent / "runs" / "claims"
     own = dict(parameters or {})
     # resolved now: a notebook may change its working folder later
     _session = Session(notebook, profile, seed, device, own, load(data), folder.resolve())
@@ -81,7 +82,8 @@ def record(id: str, values: object, spread: object = None) -> Verdict:
     values: a number for a claim with one case, else a mapping case -> number with exactly the
     cases of claims.yml; numbers, 0-d tensors and numpy scalars, finite.  spread: the same shape,
     none negative; what it means (standard error, range over seeds) belongs in `measure`.
-    Values are rounded to six significant digits first, so that the verdict is that of the file.
+    Values are rounded to six significant digits and those below the claim's noise to 0 first, so
+    that the verdict is that of the file and the file that of any CPU.
     The file of the run is written atomically; the profile `smoke` writes nothing.
 
     Raises ClaimError if no session is open, the claim is unknown or another notebook's, or the
@@ -93,10 +95,7 @@ def record(id: str, values: object, spread: object = None) -> Verdict:
         raise ClaimError(f"claim {id!r} is not listed in claims.yml")
     if claim.notebook != session.notebook:
         raise ClaimError(f"claim {id!r} belongs to {claim.notebook}, not to {session.notebook}")
-    spreads = None if spread is None else by_case(claim, spread, "spreads")
-    if spreads and min(spreads.values()) < 0:
-        raise ClaimError(f"claim {id!r}: a spread cannot be negative")
-    verdict = Verdict(claim, by_case(claim, values), spreads)
+    verdict = Verdict(claim, measured(claim, values), spreads(claim, spread))
     session.recorded[id] = {
         "values": verdict.values,
         "spread": verdict.spread,
@@ -106,21 +105,6 @@ def record(id: str, values: object, spread: object = None) -> Verdict:
     if session.profile != "smoke":
         write_atomically(session.path, session.text())
     return verdict
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old contents or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        # mkstemp makes a file private to its owner; a committed file is not
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _open_session() -> Session:

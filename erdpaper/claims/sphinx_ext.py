@@ -22,9 +22,9 @@ from erdpaper import datasets
 from erdpaper.claims import ClaimError, ledger
 from erdpaper.claims.ledger import Row
 from erdpaper.claims.ledger_nodes import LinkTo, badge_node, ledger_nodes
-from erdpaper.claims.session import write_atomically
 from erdpaper.claims.verdicts import NOT_RUN
 from erdpaper.datasets import DatasetError
+from erdpaper.files import write_atomically
 
 _STYLE = Path(__file__).with_name("ledger.css")
 _DIGEST = "erdpaper_claims_digest"

@@ -73,18 +73,21 @@ class Verdict:
         return text
 
     def __repr__(self) -> str:
-        """Verdict, number, statement, measured values and criterion, on three lines."""
+        """Verdict and number, statement, note if any, measured values and criterion, by line."""
         head = f"{SYMBOLS[self.name]} {self.name} ({self.claim.source})"
-        return f"{head}\n{self.claim.statement}\n{self._measured_line()}"
+        note = [self.claim.note] if self.claim.note else []
+        return "\n".join([head, self.claim.statement, *note, self._measured_line()])
 
     def _repr_html_(self) -> str:
         """The same as a block whose id the ledger links to."""
+        note = self.claim.note
         return (
             f'<div class="claim {CLASSES[self.name]}" id="{self.claim.anchor}">'
             f'<p class="claim-head">{badge(self.name)} '
             f'<span class="claim-source">{escape(self.claim.source)}</span></p>'
             f'<p class="claim-statement">{_with_math(self.claim.statement)}</p>'
-            f'<p class="claim-measured">{_with_math(self._measured_line())}</p></div>'
+            + (f'<p class="claim-note">{_with_math(note)}</p>' if note else "")
+            + f'<p class="claim-measured">{_with_math(self._measured_line())}</p></div>'
         )
 
     def _measured_line(self) -> str:

@@ -10,6 +10,7 @@ from erdpaper.posterior.empirical import Empirical
 from erdpaper.posterior.enclosure import Enclosure, enclose
 from erdpaper.posterior.gaussian import Gaussian
 from erdpaper.posterior.mixture import GaussianMixture
+from erdpaper.posterior.recoverable import RecoverableSignal
 
 __all__ = [
     "Empirical",
@@ -19,5 +20,6 @@ __all__ = [
     "GaussianMixture",
     "Moments",
     "Posterior",
+    "RecoverableSignal",
     "enclose",
 ]

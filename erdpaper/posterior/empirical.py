@@ -27,20 +27,16 @@ _LEAST_LOGIT = -72.0
 class _Block(NamedTuple):
     """R queries against the whole training set, both centred.
 
-    query (R, d), a and s (R, 1), data (N, d), and weights (R, N) in units of the largest of each
-    query, with sums total (R, 1).
+    query (R, d), a and s (R, 1); weights (R, N) in units of each query's largest, total (R, 1)
+    their sums, and nearest (R, d) the training point with the largest.
     """
 
     query: Tensor
     a: Tensor
     s: Tensor
-    data: Tensor
     weights: Tensor
     total: Tensor
-
-    def nearest(self) -> Tensor:
-        """The training point of largest weight for each query, (R, d)."""
-        return self.data[self.weights.argmax(-1)]
+    nearest: Tensor
 
     def average(self, values: Tensor) -> Tensor:
         """Posterior means of values (N, C) given at the training points, (R, C)."""
@@ -48,7 +44,7 @@ class _Block(NamedTuple):
 
     def log_sum(self) -> Tensor:
         """log sum_i exp(-||q - a x_i||^2 / 2 s^2), (R,)."""
-        distance = (self.query - self.a * self.nearest()) / self.s
+        distance = (self.query - self.a * self.nearest) / self.s
         return self.total.log().squeeze(-1) - 0.5 * distance.square().sum(-1)
 
     def spread(self, mean: Tensor, norms: Tensor) -> Tensor:
@@ -64,8 +60,9 @@ class _Block(NamedTuple):
     def _narrow_spread(self, mean: Tensor) -> Tensor:
         # sum_i w_i ||q - a x_i||^2 taken from the logits, less ||q - a mean||^2, both relative to
         # the nearest point, so that nothing large is subtracted
-        entropy = -(self.weights.log().mul_(self.weights)).sum(-1, keepdim=True) / self.total
-        step, rest = self.a * (self.nearest() - mean), self.query - self.a * mean
+        few = torch.split(self.weights, 16)  # rows, which stay in the processor's cache
+        entropy = -torch.cat([w.log().mul_(w).sum(-1, keepdim=True) for w in few]) / self.total
+        step, rest = self.a * (self.nearest - mean), self.query - self.a * mean
         excess = 2 * self.s.square() * entropy + (step * (step - 2 * rest)).sum(-1, keepdim=True)
         return (excess / self.a.square()).squeeze(-1)
 
@@ -116,7 +113,7 @@ class Empirical(Posterior):
         if bool((s == 0).any()):
             raise ValueError("a finite set of points has no density at sigma = 0")
         if exclude is not None and (
-            exclude.shape != x_t.shape[:1] or bool((exclude >= len(self)).any())
+            exclude.shape != x_t.shape[:1] or bool(((exclude < -1) | (exclude >= len(self))).any())
         ):
             raise ValueError("exclude must hold one training index per query (-1 for none)")
         query = x_t - a * self.centre.to(x_t)
@@ -159,16 +156,43 @@ class Empirical(Posterior):
         x0 = torch.cat([block.average(data) for block in blocks]) + self.centre.to(x_t)
         return get(target).make(x0, X0.to_eps(x0, x_t, alpha, sigma), alpha, sigma)
 
-    def score(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+    def covariance_trace(
+        self,
+        x_t: Tensor,
+        alpha: Coefficient,
+        sigma: Coefficient,
+        target: str | Target = X0,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        """tr Cov(y | x_t), (N,), of x_0 unless another target is named."""
+        _, hidden = get(target).split(alpha, sigma)
+        variance = self.moments(x_t, alpha, sigma, exclude).hidden_variance
+        return expand(hidden, variance).square() * variance
+
+    def score(
+        self,
+        x_t: Tensor,
+        alpha: Coefficient,
+        sigma: Coefficient,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
         """The gradient of log q at x_t, (N, d): -E[eps | x_t] / sigma [T 2.30]."""
-        eps = self.posterior_mean(x_t, alpha, sigma, "eps")
+        eps = self.posterior_mean(x_t, alpha, sigma, "eps", exclude)
         return -eps / expand(as_pair(alpha, sigma)[1], x_t)
 
-    def log_density(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-        """log q(x_t), (N,), natural logarithm: N equal Gaussians of standard deviation sigma."""
-        log_sum = torch.cat([b.log_sum() for b in self._blocks(x_t, alpha, sigma, None)])
+    def log_density(
+        self,
+        x_t: Tensor,
+        alpha: Coefficient,
+        sigma: Coefficient,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        """log q(x_t), (N,), natural logarithm: equal Gaussians of standard deviation sigma."""
+        log_sum = torch.cat([b.log_sum() for b in self._blocks(x_t, alpha, sigma, exclude)])
         spread = expand(as_pair(alpha, sigma)[1], x_t).reshape(-1).square()
-        return log_sum - math.log(len(self)) - self.dim / 2 * (2 * math.pi * spread).log()
+        left = 0 if exclude is None else (exclude >= 0).to(log_sum)
+        count = torch.full_like(log_sum, len(self)) - left
+        return log_sum - count.log() - self.dim / 2 * (2 * math.pi * spread).log()
 
     def class_probabilities(
         self,
@@ -215,5 +239,6 @@ def _block(
     if exclude is not None:
         asked = (exclude >= 0).nonzero().squeeze(-1)
         logits[asked, exclude[asked]] = -math.inf
-    weights = logits.sub_(logits.amax(-1, keepdim=True)).clamp_(min=_LEAST_LOGIT).exp_()
-    return _Block(query, a, s, data, weights, weights.sum(-1, keepdim=True))
+    top, best = logits.max(-1, keepdim=True)
+    weights = logits.sub_(top).clamp_(min=_LEAST_LOGIT).exp_()
+    return _Block(query, a, s, weights, weights.sum(-1, keepdim=True), data[best.squeeze(-1)])

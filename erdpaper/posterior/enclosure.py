@@ -6,7 +6,7 @@ in) lies below the floor of the law, and the loss of any predictor on an unseen 
 the left-out posterior, and the linear denoiser.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,7 +31,20 @@ class Enclosure:
     seen: Tensor  # (L, n) tr Cov(u2 | x_t) of the training points as they are
     unseen: Tensor  # (L, n) ||u2 - E[u2 | x_t]||^2 with the query's own image left out
     linear_errors: Tensor  # (L, n) ||u2 - prediction||^2 of the linear denoiser
-    linear: Tensor  # (L,) its average, the floor of the Gaussian with the same moments, closed form
+    linear_seen: Tensor  # (L,) their average over all training points, closed form
+    linear: Tensor  # (L,) the linear denoiser's loss on unseen points, closed form
+
+    def subset(self, queries: Tensor) -> "Enclosure":
+        """The same with these queries only, repeated ones counted again (for a bootstrap)."""
+        parts = (self.seen, self.unseen, self.linear_errors)
+        seen, unseen, linear_errors = (part[:, queries] for part in parts)
+        return replace(
+            self,
+            labels=self.labels[queries],
+            seen=seen,
+            unseen=unseen,
+            linear_errors=linear_errors,
+        )
 
     @property
     def lower(self) -> Estimate:
@@ -39,10 +52,10 @@ class Enclosure:
         return _mean(self.seen)
 
     def _adjusted(self) -> Tensor:
-        """`unseen` with the linear denoiser as control variate, (L, n): same mean, less spread."""
+        """`unseen` with the linear denoiser as control variate: same mean, less spread, (L, n)."""
         surplus = self.linear_errors - self.linear_errors.mean(-1, keepdim=True)
         slope = (surplus * self.unseen).sum(-1) / surplus.square().sum(-1)
-        return self.unseen - slope[:, None] * (self.linear_errors - self.linear[:, None])
+        return self.unseen - slope[:, None] * (self.linear_errors - self.linear_seen[:, None])
 
     @property
     def left_out(self) -> Estimate:
@@ -51,7 +64,7 @@ class Enclosure:
 
     @property
     def width(self) -> Estimate:
-        """Left-out loss minus floor of the training points, (L,), with the pairs' error."""
+        """Left-out loss minus floor of the training points, (L,), with a paired standard error."""
         return _mean(self._adjusted() - self.seen)
 
     @property
@@ -67,20 +80,25 @@ class Enclosure:
 
 
 def enclose(
-    posterior: Empirical, logsnr: Tensor, n: int, generator: torch.Generator | None = None
+    posterior: Empirical,
+    index: Tensor,
+    logsnr: Tensor,
+    unseen: Tensor,
+    generator: torch.Generator | None = None,
 ) -> Enclosure:
-    """Enclose the floor at the log-SNR levels (L,) from n training points with one noise draw each.
+    """Enclose the floor at log-SNR levels (L,) from training points index (n,), one noise each.
 
-    All levels share the draws, so that curves over the level are smooth. Shows a progress bar.
+    `unseen` (M, d) are points of the same law that are not in the training set, for the linear
+    denoiser's loss. All levels share the noise, so that curves over the level are smooth. Shows a
+    progress bar.
     """
-    if not 2 <= n <= len(posterior):
-        raise ValueError(f"the number of queries must lie in 2..{len(posterior)}, got {n}")
-    index = torch.randperm(len(posterior), generator=generator)[:n]
+    if index.ndim != 1 or len(index) < 2 or unseen.ndim != 2 or unseen.shape[1] != posterior.dim:
+        raise ValueError(
+            f"an enclosure needs at least 2 training indices and unseen points (M, {posterior.dim})"
+        )
     x0 = posterior.data[index] + posterior.centre
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
-    gaussian = Gaussian(
-        posterior.centre.double(), (posterior.data.T @ posterior.data).double() / len(posterior)
-    )
+    gaussian = Gaussian.fitted((posterior.data + posterior.centre).double())
     errors = []
     for level in tqdm(logsnr.tolist(), desc="noise levels", unit="level"):
         alpha, sigma = (
@@ -93,9 +111,17 @@ def enclose(
         # x_t is given, so an error e of x_0 is an error e r / sigma of u2, and r = 1 here
         missed = [((x0 - guess) / sigma).double().square().sum(-1) for guess in (left_out, linear)]
         errors.append(torch.stack([seen.double(), *missed]))
-    seen, unseen, linear = torch.stack(errors, 1)
-    known = gaussian.hidden_variance(*signal_and_noise(logsnr.double(), "vp")).value
-    return Enclosure(logsnr, posterior.labels[index], seen, unseen, linear, known)
+    seen, left_out, linear = torch.stack(errors, 1)
+    alphas, sigmas = signal_and_noise(logsnr.double(), "vp")
+    return Enclosure(
+        logsnr,
+        posterior.labels[index],
+        seen,
+        left_out,
+        linear,
+        linear_seen=gaussian.hidden_variance(alphas, sigmas).value,
+        linear=gaussian.hidden_loss(unseen.double(), alphas, sigmas),
+    )
 
 
 def _mean(errors: Tensor) -> Estimate:

@@ -95,3 +95,17 @@ class Gaussian(Posterior):
         total = a.square() + s.square()
         value = (total[:, None] * self.variances.to(a) / self._spread(a, s)).sum(-1).reshape(shape)
         return Estimate(value, torch.zeros_like(value))
+
+    def hidden_loss(self, data: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """E ||u2 - E[u2 | x_t]||^2 of this denoiser where x_0 is uniform on data (N, d).
+
+        Closed form, shape of alpha and sigma; `hidden_variance` if the data have this Gaussian's
+        mean and covariance, and more for other data.
+        """
+        a, s, shape = levels(alpha, sigma)
+        # second moments about this mean along each eigenvector, (d,)
+        moments = ((data - self.mean.to(data)) @ self.basis.to(data)).square().mean(0).to(a)
+        a2, s2 = a.square()[:, None], s.square()[:, None]
+        kept = (s2 * moments + a2 * self.variances.to(a).square()) / self._spread(a, s).square()
+        total: Tensor = ((a2 + s2) * kept).sum(-1)
+        return total.reshape(shape)
