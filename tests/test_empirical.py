@@ -273,7 +273,7 @@ def test_sixty_thousand_images_fit_in_memory() -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     growth, data = (float(word) for word in done.stdout.split())
-    assert data < growth < 600, f"{growth:.0f} MiB beside the data"
+    assert data < growth < 1000, f"{growth:.0f} MiB beside the data"
 
 
 EYE = torch.eye(3, dtype=F64)

@@ -71,7 +71,7 @@ class Empirical(Posterior):
     """x_0 uniform on data (N, d), with optional integer labels (N,); queries keep their dtype.
 
     Beside the data and its centred copy, memory holds a few blocks of at most 128 MiB: 60,000 x 784
-    in float32 needs 0.8 GB in all. `exclude` (one training index per query, -1 for none) leaves
+    in float32 needs 0.9 GB in all. `exclude` (one training index per query, -1 for none) leaves
     that image out. sigma = 0 has no density: ValueError. Logits are right to about
     eps ||x_0||^2 (alpha / sigma)^2 with eps of the dtype: in float32, images nearer to each other
     than sigma are told apart well for sigma / alpha above 0.1.
