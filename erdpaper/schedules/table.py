@@ -1,176 +1,19 @@
-"""Noise schedules: how much signal and how much noise there is at time t.
-
-Convention: x_t = alpha(t) x_0 + sigma(t) eps, t in [0, 1], s(0) = (1, 0); the log-SNR
-lambda = log(alpha^2 / sigma^2) falls from +inf at t = 0. A schedule is called as
-``alpha, sigma = s(t)`` and returns nothing else [P 2.1, F.1].
-
-A discrete schedule is a table of T noise levels. Index k = 0..T-1 stands at t = (k + 1) / T;
-between two nodes the log-SNR is interpolated linearly. Where it is infinite at one end it cannot
-be: between t = 0 and the first node sigma^2 (linear path: sigma) grows linearly, and before a last
-node without signal alpha falls linearly.
-"""
+"""Schedules given by a table of noise levels, the known ones and those of diffusers."""
 
 import math
-from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-Path = Literal["vp", "linear"]
-Time = Tensor | float
-
-
-def _time(t: Time) -> Tensor:
-    """t as a floating tensor (float64 for a plain number), checked to lie in [0, 1]."""
-    t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
-    if not t.is_floating_point():
-        raise TypeError(f"a time must be a floating-point number, not {t.dtype}")
-    if not bool(((t >= 0) & (t <= 1)).all()):
-        raise ValueError("time must lie in [0, 1]: 0 is clean data, 1 is noise")
-    return t
-
-
-def _reached(logsnr: Tensor, last: float) -> Tensor:
-    """logsnr, refused where it lies below the last one of a schedule by more than rounding."""
-    if bool((logsnr < last - 1e-5 * abs(last)).any()):
-        raise ValueError(f"log-SNR must be at least {last:.4g}, the last of this schedule")
-    return logsnr.clamp(min=last)
-
-
-def signal_and_noise(logsnr: Tensor, path: Path) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) at a log-SNR: alpha^2 + sigma^2 = 1 ("vp") or alpha + sigma = 1 ("linear")."""
-    if path == "vp":
-        return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
-    return torch.sigmoid(logsnr / 2), torch.sigmoid(-logsnr / 2)
-
-
-def ou_time(logsnr: Tensor) -> Tensor:
-    """Ornstein-Uhlenbeck time -1/2 log(abar) of a noise level, as in the speciation literature."""
-    return -logsigmoid(logsnr) / 2
-
-
-def logsnr_from_ou_time(time: Tensor) -> Tensor:
-    """Log-SNR at an Ornstein-Uhlenbeck time > 0, the inverse of `ou_time`."""
-    # log(exp(x) - 1) without the overflow of exp
-    return -2 * time - torch.log(-torch.expm1(-2 * time))
-
-
-class Schedule(ABC):
-    """alpha and sigma as functions of t in [0, 1]; tensors in, the same shape and dtype out."""
-
-    path: Path
-
-    @abstractmethod
-    def __call__(self, t: Time) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) at time t."""
-
-    @abstractmethod
-    def logsnr_rate(self, t: Time) -> Tensor:
-        """d lambda / dt at time t, negative; infinite where alpha or sigma is 0."""
-
-    @abstractmethod
-    def time(self, logsnr: Tensor) -> Tensor:
-        """The time t at which the log-SNR has this value, the inverse of `logsnr`."""
-
-    def logsnr(self, t: Time) -> Tensor:
-        """log(alpha^2 / sigma^2) at time t; +-inf where sigma or alpha is 0 [P 2.1]."""
-        alpha, sigma = self(t)
-        return 2 * (alpha.log() - sigma.log())
-
-    def snr(self, t: Time) -> Tensor:
-        """alpha^2 / sigma^2 at time t; inf where sigma is 0."""
-        alpha, sigma = self(t)
-        return (alpha / sigma).square()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
-
-
-class Linear(Schedule):
-    """alpha = 1 - t, sigma = t: the straight path of flow matching [P F.1]."""
-
-    path: Path = "linear"
-
-    def __call__(self, t: Time) -> tuple[Tensor, Tensor]:
-        """(1 - t, t)."""
-        t = _time(t)
-        return 1 - t, t.clone()
-
-    def logsnr_rate(self, t: Time) -> Tensor:
-        """-2 / (t (1 - t))."""
-        t = _time(t)
-        return -2 / (t * (1 - t))
-
-    def time(self, logsnr: Tensor) -> Tensor:
-        """1 / (1 + exp(lambda / 2))."""
-        return torch.sigmoid(-logsnr / 2)
-
-
-class VP(Schedule):
-    """alpha = exp(-B/2), B = beta_min t + (beta_max - beta_min) t^2 / 2, on a VP path [P F.1].
-
-    At t = 1 a little signal is left: alpha = exp(-5.025) = 0.0066 with the default betas.
-    """
-
-    path: Path = "vp"
-
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        if not 0 < beta_min <= beta_max < math.inf:
-            got = f"{beta_min} and {beta_max}"
-            raise ValueError(f"betas must satisfy 0 < beta_min <= beta_max, got {got}")
-        self.beta_min, self.beta_max = beta_min, beta_max
-
-    def _integral(self, t: Tensor) -> Tensor:
-        return self.beta_min * t + (self.beta_max - self.beta_min) * t.square() / 2
-
-    def __call__(self, t: Time) -> tuple[Tensor, Tensor]:
-        """(exp(-B / 2), sqrt(1 - exp(-B)))."""
-        integral = self._integral(_time(t))
-        return torch.exp(-integral / 2), torch.sqrt(-torch.expm1(-integral))
-
-    def logsnr(self, t: Time) -> Tensor:
-        """-log(exp(B) - 1), exact also where alpha or sigma rounds to 1."""
-        return logsnr_from_ou_time(self._integral(_time(t)) / 2)
-
-    def logsnr_rate(self, t: Time) -> Tensor:
-        """-B' / (1 - exp(-B))."""
-        t = _time(t)
-        beta = self.beta_min + (self.beta_max - self.beta_min) * t
-        return beta / torch.expm1(-self._integral(t))
-
-    def time(self, logsnr: Tensor) -> Tensor:
-        """The root of B(t) = log(1 + exp(-lambda)); below lambda(1) there is none (ValueError)."""
-        logsnr = _reached(logsnr, float(self.logsnr(1.0)))
-        integral, slope = 2 * ou_time(logsnr), self.beta_max - self.beta_min
-        # the root of the quadratic written without a difference of near-equal numbers
-        root = torch.sqrt(self.beta_min**2 + 2 * slope * integral)
-        return (2 * integral / (self.beta_min + root)).clamp(max=1)
-
-    def __repr__(self) -> str:
-        return f"VP(beta_min={self.beta_min}, beta_max={self.beta_max})"
-
-
-class GVP(Schedule):
-    """alpha = cos(pi t / 2), sigma = sin(pi t / 2) [P F.1]."""
-
-    path: Path = "vp"
-
-    def __call__(self, t: Time) -> tuple[Tensor, Tensor]:
-        """(cos(pi t / 2), sin(pi t / 2))."""
-        t = _time(t)
-        # cos written as a sine of 1 - t, so that alpha is exactly 0 at t = 1
-        return torch.sin(math.pi / 2 * (1 - t)), torch.sin(math.pi / 2 * t)
-
-    def logsnr_rate(self, t: Time) -> Tensor:
-        """-pi / (alpha sigma)."""
-        alpha, sigma = self(t)
-        return -math.pi / (alpha * sigma)
-
-    def time(self, logsnr: Tensor) -> Tensor:
-        """2 / pi atan(exp(-lambda / 2))."""
-        return 2 / math.pi * torch.atan(torch.exp(-logsnr / 2))
+from erdpaper.schedules.base import (
+    Path,
+    Schedule,
+    Time,
+    check_reached,
+    check_time,
+    signal_and_noise,
+)
 
 
 class Discrete(Schedule):
@@ -239,14 +82,14 @@ class Discrete(Schedule):
 
     def index(self, t: Time) -> Tensor:
         """The index nearest to time t; closer to 0 than to the first node: ValueError."""
-        k = torch.round(_time(t).double() * self.T).long() - 1
+        k = torch.round(check_time(t).double() * self.T).long() - 1
         if bool((k < 0).any()):
             raise ValueError(f"a time below {0.5 / self.T:g} is clean data and has no index")
         return k
 
     def __call__(self, t: Time) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at time t, the table's where t is a node (to rounding)."""
-        t = _time(t)
+        t = check_time(t)
         position = t.double() * self.T - 1
         cell = position.floor().clamp(0, self.T - 2).long()
         fraction = position - cell
@@ -284,7 +127,7 @@ class Discrete(Schedule):
 
         Exact before the first node and before a last node without signal.
         """
-        t = _time(t)
+        t = check_time(t)
         alpha, sigma = self(t.double())
         position = t.double() * self.T - 1
         cell = position.floor().clamp(0, self.T - 2).long()
@@ -297,7 +140,7 @@ class Discrete(Schedule):
     def time(self, logsnr: Tensor) -> Tensor:
         """The time of a log-SNR; below the last of the table there is none (ValueError)."""
         table = self._logsnr.to(logsnr.device)
-        wanted = _reached(logsnr.double(), float(table[-1]))
+        wanted = check_reached(logsnr.double(), float(table[-1]))
         cell = (torch.searchsorted(-table, -wanted) - 1).clamp(0, self.T - 2)
         alpha, sigma = signal_and_noise(wanted, self.path)
         fraction = (wanted - table[cell]) / (table[cell + 1] - table[cell])
