@@ -124,13 +124,13 @@ def test_running_text_shows_values_and_verdicts(built: Book) -> None:
 
 def test_ledger_page_shows_counts_and_rows(built: Book) -> None:
     text = text_of(article(built.page("book/ledger.html")))
-    assert "3 claims ✓ 1 holds ◐ 1 holds in part ✗ 0 does not hold ○ 1 not run here" in text
+    assert "3 claims ✓ 1 holds ◐ 1 holds in part ○ 1 not run here 2 of the paper" in text
     assert "Paper, Lemma 3.2, C.1 The floor bounds the loss: " in text
     assert r"\(l \ge l^\star\)" in text
     assert "0.235 worst case: vp 2 of 3 cases at most 0.1" in text
-    assert "02_elbo ✓ holds profile gpu device cpu 0.05 ± 0.01 gap, in nats at most 0.1 3" in text
+    assert "02.single ✓ holds profile gpu device cpu 0.05 ± 0.01 published: 3 gap, in nats" in text
     assert "between -1 and 2" in text
-    assert re.search(r"bounds the loss: \\\(l .{,40} Said of \\\(t &gt; 0\\\) only\. 05_erd ", text)
+    assert re.search(r"bounds the loss: \\\(l .{,40} Said of \\\(t &gt; 0\\\) only\. 05\.range ", text)
 
 
 def test_links_lead_to_ids_that_exist_once(built: Book) -> None:

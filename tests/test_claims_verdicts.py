@@ -193,9 +193,9 @@ def test_few_cases_are_shown_in_full_and_many_by_the_worst() -> None:
     assert few.summary() == "linear: 0.01, vp: < 1e-9, gvp: 0.5"
     six = [f"case {n}" for n in range(6)]
     many = Verdict(claim(cases=six), {name: 0.03 * n for n, name in enumerate(six)})
-    assert many.summary() == "4 of 6 cases pass; worst: case 5, 0.15; failing: case 4, case 5"
+    assert many.summary() == "4 of 6 cases pass; worst: case 5: 0.15; failing: case 4; case 5"
     all_pass = Verdict(claim(cases=six), dict.fromkeys(six, 0.05))
-    assert all_pass.summary() == "6 of 6 cases pass; worst: case 0, 0.05"
+    assert all_pass.summary() == "6 of 6 cases pass; worst: case 0: 0.05"
 
 
 def test_verdict_as_html_is_escaped_anchored_and_has_math() -> None:

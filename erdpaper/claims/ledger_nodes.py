@@ -12,7 +12,12 @@ from erdpaper.claims.verdicts import CLASSES, SYMBOLS
 LinkTo = Callable[[Row], str | None]
 
 # heading and relative width of each column
-_COLUMNS = {"Claim": 36, "Verdict": 18, "Measured": 19, "Required": 13, "Published": 14}
+_COLUMNS = {"Claim": 38, "Verdict": 18, "Measured": 28, "Required": 16}
+_TITLES = {
+    "paper": "of the paper",
+    "thesis": "of the thesis",
+    "book": "of this book: controls and further steps",
+}
 _OPEN_BOX = (
     '<div class="ledger-scroll" role="region" tabindex="0" '
     'aria-label="Table of claims, scrolls sideways">'
@@ -49,14 +54,20 @@ def ledger_nodes(rows: Sequence[Row], link_to: LinkTo) -> list[nodes.Node]:
     group += body
     table += group
     box = nodes.raw("", _OPEN_BOX, format="html"), table, nodes.raw("", "</div>", format="html")
-    return [_counts(rows), *box]
+    tallies = [_counts("claims", rows)]
+    for document, title in _TITLES.items():
+        part = [row for row in rows if row.claim.document == document]
+        tallies += [_counts(title, part)] if part else []
+    return [*tallies, *box]
 
 
-def _counts(rows: Sequence[Row]) -> nodes.paragraph:
+def _counts(title: str, rows: Sequence[Row]) -> nodes.paragraph:
     tally = counts(rows)
     line = nodes.paragraph(classes=["ledger-counts"])
-    line += nodes.strong("", f"{sum(tally.values())} claims")
+    line += nodes.strong("", f"{sum(tally.values())} {title}")
     for name, number in tally.items():
+        if not number:
+            continue
         line += nodes.Text(" ")
         text = f"{SYMBOLS[name]} {number} {name}"
         line += nodes.inline("", text, classes=["claim-badge", CLASSES[name]])
@@ -74,16 +85,17 @@ def _cells(row: Row, link: str | None) -> list[list[nodes.Node]]:
     if verdict and len(claim.cases) > 1:
         measured += [f"worst case: {verdict.worst}", passed_text(row)]
     run = [f"profile {row.profile}", f"device {row.device}"] if verdict else []
-    name = nodes.literal("", claim.notebook)
+    name = nodes.literal("", claim.id)
     page = nodes.reference("", "", name, internal=True, refuri=link) if link else name
-    published = "" if claim.published is None else claim.published
+    if claim.published is not None:
+        number = claim.published
+        measured.append(f"published: {number if isinstance(number, str) else plain(number)}")
     note = [nodes.emphasis("", "", *text_nodes(claim.note))] if claim.note else []
     return [
         _lines(nodes.strong("", claim.source), claim.statement, *note, page),
         _lines(badge_node(row, link), *run),
         _lines(*measured, *([claim.measure] if claim.measure else [])),
         _lines(criterion(claim)),
-        _lines(published if isinstance(published, str) else plain(published)),
     ]
 
 

@@ -67,9 +67,9 @@ class Verdict:
             return ", ".join(f"{case}: {self.measured(case)}" for case in cases)
         failing = [case for case, passed in self.passed.items() if not passed]
         text = f"{len(cases) - len(failing)} of {len(cases)} cases pass"
-        text += f"; worst: {self.worst}, {self.measured(self.worst)}"
+        text += f"; worst: {self.worst}: {self.measured(self.worst)}"
         if 0 < len(failing) < len(cases):
-            text += f"; failing: {', '.join(failing)}"
+            text += f"; failing: {'; '.join(failing)}"
         return text
 
     def __repr__(self) -> str:
