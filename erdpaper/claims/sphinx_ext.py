@@ -6,6 +6,7 @@ named), and role {claim-verdict}`id` its verdict, linked to the cell that record
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class ClaimsLedger(SphinxDirective):
         return ledger_nodes(_rows(self.env.app), _links(self.env))
 
 
-class _ClaimRole(SphinxRole):
+class _ClaimRole(SphinxRole, ABC):
     """A role whose text starts with the id of a claim; an unknown one is a warning."""
 
     def run(self) -> tuple[list[Node], list[system_message]]:
@@ -55,9 +56,9 @@ class _ClaimRole(SphinxRole):
             node = nodes.literal(self.rawtext, self.text)
         return [node], []
 
+    @abstractmethod
     def node(self, row: Row, case: str) -> Node | None:
         """The node of a row, None if the case does not fit."""
-        raise NotImplementedError
 
 
 class ClaimValue(_ClaimRole):
