@@ -46,6 +46,11 @@ def test_the_enclosure_holds_the_known_floor_of_the_law() -> None:
     assert (found.lower.value < floor + 4 * found.lower.error).all()
     # the ends are ordered on average over training sets; one set of 2,000 is off by a per cent
     assert (found.upper.value > 0.98 * floor - 4 * found.left_out.error).all()
+    # the linear denoiser as control variate takes most of the spread away at high noise
+    plain = found.unseen[0].std() / 1_000**0.5
+    assert found.left_out.error[0] < 0.1 * plain
+    assert torch.equal(found.upper.value, found.left_out.value.minimum(found.linear))
+    assert found.left_out.value[-1] > 10 * found.linear[-1]
     # at low noise 2,000 points are memorised; at high noise both ends agree
     assert found.lower.value[-1] < 0.3 * floor[-1]
     assert found.width.value[0] < 0.02 * floor[0]

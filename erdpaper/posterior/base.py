@@ -25,6 +25,14 @@ class Moments(NamedTuple):
     hidden_variance: Tensor
 
 
+def target_variance(
+    moments: Moments, alpha: Coefficient, sigma: Coefficient, target: str | Target
+) -> Tensor:
+    """tr Cov(y | x_t) of a target, (N,), from what is hidden: hidden^2 tr Cov(u2 | x_t)."""
+    _, hidden = get(target).split(alpha, sigma)
+    return expand(hidden, moments.hidden_variance).square() * moments.hidden_variance
+
+
 class Estimate(NamedTuple):
     """A number and its error: 0 for a closed form, a standard error for sampling.
 
@@ -85,9 +93,7 @@ class Posterior(ABC):
         self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient, target: str | Target = X0
     ) -> Tensor:
         """tr Cov(y | x_t), (N,), of x_0 unless another target is named."""
-        _, hidden = get(target).split(alpha, sigma)
-        variance = self.moments(x_t, alpha, sigma).hidden_variance
-        return expand(hidden, variance).square() * variance
+        return target_variance(self.moments(x_t, alpha, sigma), alpha, sigma, target)
 
     def bayes_floor(self, alpha: Coefficient, sigma: Coefficient, target: str | Target) -> Tensor:
         """E ||y - E[y | x_t]||^2, the least error any network can reach [P Lemma 3.2, C.1]."""

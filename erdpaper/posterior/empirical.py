@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from erdpaper.posterior.base import Estimate, Moments, Posterior, check_points, levels, normal
+from erdpaper.posterior.base import (
+    Estimate,
+    Moments,
+    Posterior,
+    check_points,
+    levels,
+    normal,
+    target_variance,
+)
 from erdpaper.targets import X0, Coefficient, Target, as_pair, expand, get
 
 _BLOCK_BYTES = 1 << 27
@@ -165,9 +173,7 @@ class Empirical(Posterior):
         exclude: Tensor | None = None,
     ) -> Tensor:
         """tr Cov(y | x_t), (N,), of x_0 unless another target is named."""
-        _, hidden = get(target).split(alpha, sigma)
-        variance = self.moments(x_t, alpha, sigma, exclude).hidden_variance
-        return expand(hidden, variance).square() * variance
+        return target_variance(self.moments(x_t, alpha, sigma, exclude), alpha, sigma, target)
 
     def score(
         self,
