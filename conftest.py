@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 
+import hypothesis
 import pytest
 
 # Two processes share two cores; a caller may ask for another number of threads.
@@ -11,6 +12,10 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 # A progress bar prints rates, which no two runs share.
 os.environ["TQDM_DISABLE"] = "1"
+
+# A loaded machine is slow, not wrong.
+hypothesis.settings.register_profile("erdpaper", deadline=None)
+hypothesis.settings.load_profile("erdpaper")
 
 _claims_dir = None
 if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -88,3 +89,29 @@ def claims(path: Path | None) -> None:
         click.echo(ledger.as_text(rows))
     else:
         write_atomically(path, ledger.as_json(rows))
+
+
+@main.command()
+@click.option(
+    "--jobs",
+    default=os.cpu_count() or 1,
+    show_default="one a core",
+    type=click.IntRange(min=1),
+    help="Trainings at a time, one thread each.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the results [default: data/results/06_gmm_toys].",
+)
+def toys(jobs: int, out: Path | None) -> None:
+    """Train the toy networks that chapter 6 keeps; an interrupted run goes on where it was."""
+    from erdpaper import datasets
+    from erdpaper.datasets import DatasetError
+    from erdpaper.toys import grid
+
+    try:
+        data = datasets.data_dir()
+    except DatasetError as error:
+        raise _Refusal(str(error)) from error
+    grid.everything(data.parent / "runs" / grid.NAME, out or data / "results" / grid.NAME, jobs)

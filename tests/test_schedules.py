@@ -178,6 +178,70 @@ def test_rate_is_the_derivative_of_the_log_snr(schedule: Schedule) -> None:
     torch.testing.assert_close(schedule.logsnr_rate(t.detach()), slope, rtol=1e-8, atol=0)
 
 
+def central(schedule: Schedule, t: Tensor, h: float) -> list[Tensor]:
+    """Differences of alpha and sigma over 2 h, one-sided where t lies at an end."""
+    low, high = (t - h).clamp(min=0), (t + h).clamp(max=1)
+    ends = zip(schedule(high), schedule(low), strict=True)
+    return [(after - before) / (high - low) for after, before in ends]
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=repr)
+def test_rates_are_the_derivatives_of_alpha_and_sigma(schedule: Schedule) -> None:
+    t = torch.tensor([1e-3, 0.01, 0.3, 0.5, 0.8, 0.99], dtype=torch.float64)
+    for rate, slope in zip(schedule.rates(t), central(schedule, t, 1e-6), strict=True):
+        torch.testing.assert_close(rate, slope, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", [*TABLES[:3], linear_table(1000), ZERO_TERMINAL[1]], ids=repr)
+def test_rates_of_a_table_are_its_slopes(schedule: Discrete) -> None:
+    # away from the ends, where the slope of a cell is not that between cells
+    nodes = schedule.time_at(torch.arange(60, 940))
+    for t, h in ((nodes, 1e-3), (nodes - 0.3e-3, 1e-5)):
+        for rate, slope in zip(schedule.rates(t), central(schedule, t, h), strict=True):
+            torch.testing.assert_close(rate, slope, rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("schedule", [*TABLES, *ZERO_TERMINAL], ids=repr)
+def test_rates_of_a_table_are_exact_where_its_log_snr_is_not_interpolated(
+    schedule: Discrete,
+) -> None:
+    first = torch.tensor([0.02, 0.5, 0.98], dtype=torch.float64) / schedule.T
+    t = torch.cat([first, 1 - first]) if schedule in ZERO_TERMINAL else first
+    for rate, slope in zip(schedule.rates(t), central(schedule, t, 1e-9), strict=True):
+        torch.testing.assert_close(rate, slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [*ALL, *ZERO_TERMINAL], ids=repr)
+def test_rates_and_the_rate_of_the_log_snr_are_one(schedule: Schedule) -> None:
+    t = torch.linspace(0.001, 0.999, 500, dtype=torch.float64)
+    (alpha, sigma), (alpha_rate, sigma_rate) = schedule(t), schedule.rates(t)
+    both = 2 * (alpha_rate / alpha - sigma_rate / sigma)
+    torch.testing.assert_close(both, schedule.logsnr_rate(t), rtol=1e-9, atol=0)
+
+
+def test_rates_at_the_ends_are_limits() -> None:
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    half = math.pi / 2
+    alpha_end = 20 / 2 * math.exp(-10.05 / 2)
+    expected = {
+        CONTINUOUS[0]: ([-1, -1], [1, 1]),
+        CONTINUOUS[2]: ([0, -half], [half, 0]),
+        CONTINUOUS[1]: (
+            [-0.05, -alpha_end],
+            [math.inf, 10 * math.exp(-10.05) / math.sqrt(1 - math.exp(-10.05))],
+        ),
+        linear_table(50): ([-1, -1], [1, 1]),
+        TABLES[0]: ([-0.05, float(TABLES[0].rates(1.0)[0])], [math.inf, 0.000408]),
+    }
+    for schedule, rates in expected.items():
+        for found, wanted in zip(schedule.rates(ends), rates, strict=True):
+            assert found.tolist() == pytest.approx(wanted, rel=1e-3, abs=1e-12)
+    # alpha falls linearly to 0 in the last cell, so sigma has no slope there
+    rescaled = ZERO_TERMINAL[1]
+    assert float(rescaled.rates(1.0)[0]) == pytest.approx(-1000 * float(rescaled.alpha[-2]))
+    assert float(rescaled.rates(1.0)[1]) == 0
+
+
 @pytest.mark.parametrize("schedule", [*TABLES, *ZERO_TERMINAL], ids=repr)
 def test_rate_of_a_table_is_exact_where_its_log_snr_is_not_interpolated(
     schedule: Discrete,
@@ -299,8 +363,11 @@ def test_ou_time_in_float32_is_finite_far_out() -> None:
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
 def test_dtype_and_shape_are_those_of_the_time(schedule: Schedule) -> None:
     t = torch.rand(2, 3, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
-    single = (*schedule(t), schedule.logsnr(t), schedule.logsnr_rate(t))
-    double = (*schedule(t.double()), schedule.logsnr(t.double()), schedule.logsnr_rate(t.double()))
+
+    def everything(t: Tensor) -> list[Tensor]:
+        return [*schedule(t), *schedule.rates(t), schedule.logsnr(t), schedule.logsnr_rate(t)]
+
+    single, double = everything(t), everything(t.double())
     for low, high in zip(single, double, strict=True):
         assert low.dtype == torch.float32 and high.dtype == torch.float64
         torch.testing.assert_close(low.double(), high, rtol=2e-4, atol=1e-4)

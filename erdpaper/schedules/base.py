@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.func import jvp
 from torch.nn.functional import logsigmoid
 
 Path = Literal["vp", "linear"]
@@ -67,6 +68,26 @@ class Schedule(ABC):
         """log(alpha^2 / sigma^2) at time t; +-inf where sigma or alpha is 0 [P 2.1]."""
         alpha, sigma = self(t)
         return 2 * (alpha.log() - sigma.log())
+
+    def rates(self, t: Time) -> tuple[Tensor, Tensor]:
+        """(d alpha / dt, d sigma / dt) at time t; d sigma / dt may be infinite at t = 0.
+
+        They follow from `logsnr_rate`, so that d lambda / dt = 2 alpha' / alpha - 2 sigma' / sigma
+        also between the nodes of a table. Where that rate is infinite, they are the derivatives of
+        alpha and sigma themselves.
+        """
+        t = check_time(t)
+        alpha, sigma = self(t)
+        half = self.logsnr_rate(t) / 2
+        inner = (sigma.square(), alpha.square()) if self.path == "vp" else (sigma, alpha)
+        rates = (half * alpha * inner[0], -half * sigma * inner[1])
+        if bool(half.isinf().any()):
+            ends = jvp(self, (t,), (torch.ones_like(t),))[1]
+            rates = (
+                torch.where(half.isinf(), ends[0], rates[0]),
+                torch.where(half.isinf(), ends[1], rates[1]),
+            )
+        return rates
 
     def snr(self, t: Time) -> Tensor:
         """alpha^2 / sigma^2 at time t; inf where sigma is 0."""

@@ -1,0 +1,65 @@
+"""Denoisers: from an exact posterior, and from a network that predicts a target."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from erdpaper.posterior import Posterior
+from erdpaper.sampling.base import Denoiser, Prediction
+from erdpaper.schedules import Schedule
+from erdpaper.targets import Target, get
+
+Conversion = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def exact(posterior: Posterior, schedule: Schedule) -> Denoiser:
+    """The denoiser (E[x_0 | x_t], E[eps | x_t]) of an exact posterior, for points (N, d)."""
+
+    def denoise(x: Tensor, t: float) -> Prediction:
+        moments = posterior.moments(x, *schedule(t))
+        return Prediction(moments.x0, moments.eps)
+
+    return denoise
+
+
+def _factors(conversion: Conversion, alpha: Tensor, sigma: Tensor) -> tuple[float, float]:
+    """The factors of y and x_t in a conversion, which is linear in both."""
+    y, x_t = torch.eye(2, dtype=torch.float64)
+    of_y, of_x = conversion(y, x_t, alpha, sigma).tolist()
+    return of_y, of_x
+
+
+def _combined(factors: tuple[float, float], y: Tensor, x_t: Tensor) -> Tensor:
+    of_y, of_x = factors
+    return y if factors == (1, 0) else torch.add(of_y * y, x_t, alpha=of_x)
+
+
+def from_model(
+    model: nn.Module, schedule: Schedule, target: str | Target, label: Tensor | None = None
+) -> Denoiser:
+    """The denoiser of a network that predicts a target, called model(x, t, label).
+
+    x is (N, ...), t (N,) in x's dtype and on its device, label what was given here. No gradients
+    are kept; the model stays in the mode (train or eval) it is in. A call raises ValueError where
+    the target does not determine both x0 and eps: eps at alpha = 0, x0 at sigma = 0.
+    """
+    wanted = get(target)
+
+    # a grid's times come back with every batch, and each twice within one run of heun
+    @lru_cache(maxsize=10_000)
+    def factors(t: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        alpha, sigma = schedule(t)
+        return _factors(wanted.to_x0, alpha, sigma), _factors(wanted.to_eps, alpha, sigma)
+
+    @torch.no_grad()
+    def denoise(x: Tensor, t: float) -> Prediction:
+        to_x0, to_eps = factors(t)
+        y = model(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), label)
+        if y.shape != x.shape:
+            shapes = f"{tuple(y.shape)} for {tuple(x.shape)}"
+            raise ValueError(f"the model must answer in the shape it is shown, got {shapes}")
+        return Prediction(_combined(to_x0, y, x), _combined(to_eps, y, x))
+
+    return denoise
