@@ -6,6 +6,7 @@ that they read as a card on a dark page, and are PNG of the book's width with fi
 
 import importlib
 import io
+import math
 import sys
 from typing import Any
 
@@ -13,7 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -128,6 +131,22 @@ def legend(figure: Figure, ax: Axes, columns: int) -> None:
     """Put one legend below all panels of a figure, with the entries of one of them."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def plain_log(axis: Axis) -> None:
+    """Label a logarithmic axis with few plain numbers; called after everything is drawn.
+
+    Powers of ten where the axis spans two decades or more, 1, 2 and 5 of each below that, and
+    round numbers where it spans less than two thirds of one.
+    """
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    if decades < 2 / 3:
+        axis.set_major_locator(MaxNLocator(3))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def image(ax: Axes, pixels: Tensor, title: str) -> None:

@@ -183,6 +183,29 @@ def test_label_refuses_empty_texts(texts: tuple[str, ...], what: str) -> None:
         figures.label(axes[0, 0], *texts)
 
 
+@pytest.mark.parametrize(
+    ("limits", "shown"),
+    [
+        ((0.0005, 20.0), ["0.001", "0.01", "0.1", "1", "10"]),
+        ((0.3, 4.0), ["0.5", "1", "2"]),
+        ((0.8, 1.3), ["0.8", "1", "1.2"]),
+    ],
+)
+def test_a_logarithmic_axis_has_few_plain_numbers(
+    limits: tuple[float, float], shown: list[str]
+) -> None:
+    figure, axes = figures.grid()
+    ax = axes[0, 0]
+    ax.set_xscale("log")
+    ax.set_xlim(*limits)
+    figures.plain_log(ax.xaxis)
+    figure.draw_without_rendering()
+    low, high = limits
+    ticks = zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+    assert [text.get_text() for x, text in ticks if low <= x <= high] == shown
+    assert not any(text.get_text() for text in ax.get_xticklabels(minor=True))
+
+
 def test_image_shows_black_at_minus_one_and_white_at_one() -> None:
     _, axes = figures.grid(1, 2)
     pixels = torch.tensor([[-1.0, 1.0], [0.0, 1.0]])

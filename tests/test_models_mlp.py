@@ -77,7 +77,8 @@ def test_wrong_sizes_are_refused(wrong: dict[str, int]) -> None:
 
 def networks(k: int) -> list[nn.Module]:
     torch.manual_seed(0)
-    return [MLP(width=16, depth=2).double() for _ in range(k)]
+    # the time scale is a buffer, which a stack must tell apart too
+    return [MLP(width=16, depth=2, time_scale=1.0 + j).double() for j in range(k)]
 
 
 def test_a_stack_answers_as_its_networks_do() -> None:
@@ -101,6 +102,14 @@ def test_a_stack_trains_each_network_as_if_it_were_alone() -> None:
         torch.testing.assert_close(torch.stack(losses)[:, k], torch.stack(alone))
         for mine, theirs in zip(found.parameters(), net.parameters(), strict=True):
             torch.testing.assert_close(mine, theirs)
+
+
+def test_a_stack_gives_its_networks_back_as_it_was_moved() -> None:
+    stack = Stack([MLP(width=8), MLP(width=8, time_scale=3.0)]).double()
+    x, t = (torch.stack([part, part]) for part in points(4))
+    for k, net in enumerate(stack.networks()):
+        assert next(net.parameters()).dtype == torch.float64
+        torch.testing.assert_close(net(x[k], t[k]), stack(x, t)[k])
 
 
 def test_an_empty_stack_is_refused() -> None:

@@ -82,9 +82,46 @@ def test_clean_labels_are_the_bayes_predictor_where_they_should_be(
     assert float(there[replaced].max()) < float(there[~replaced].min())
 
 
-def test_bins_train_on_their_times() -> None:
-    t = Toy("eps", "linear", low=0.4, high=0.6).draw()().t
+def test_bins_train_on_their_times_each_from_a_start_of_its_own() -> None:
+    second, third = (Toy("eps", "linear", low=low, high=low + 0.2) for low in (0.2, 0.4))
+    t = third.draw()().t
     assert 0.4 <= float(t.min()) < 0.41 and 0.59 < float(t.max()) <= 0.6
+    assert not torch.equal(third.network().readout.weight, second.network().readout.weight)
+    assert not torch.equal((t - 0.4), second.draw()().t - 0.2)
+
+
+def test_the_defaults_are_the_setting_of_the_paper() -> None:
+    toy = Toy("eps", "linear")
+    assert (toy.steps, toy.lr, toy.decay, toy.width) == (2_000, 1e-3, "constant", 256)
+    assert toy.draw()().x.shape == (512, 2)
+    assert float(toy.draw()().weight.std()) == 0
+    assert float(Toy("eps", "linear", time_scale=1e3).network().embed.frequencies[0]) == 1e3
+    assert Toy("eps", "linear", width=9).network().readout.in_features == 9
+
+
+@pytest.mark.parametrize("name", spec.WEIGHTS)
+def test_weights_are_those_of_the_package(name: str) -> None:
+    batch = Toy("v", "GVP", name).draw()()
+    alpha, sigma = SCHEDULES["GVP"](batch.t.double())
+    snr = (alpha / sigma).square()
+    formulas = {
+        "uniform": torch.ones_like(snr),
+        "erd": alpha * sigma,
+        # over log-SNR, whose rate on this path is -pi / (alpha sigma)
+        "erd-logsnr": torch.ones_like(snr) * (snr.log().abs() <= 10),
+        "min-snr": snr.clamp(max=5) / (snr + 1),
+        "p2": snr / (snr + 1).square(),
+        "p2-half": snr / (snr + 1).pow(1.5),
+    }
+    ratio = batch.weight.double()[formulas[name] > 1e-4] / formulas[name][formulas[name] > 1e-4]
+    assert float(ratio.max() / ratio.min()) == pytest.approx(1, rel=1e-4)
+
+
+def test_a_density_is_drawn_and_not_weighted() -> None:
+    batch = Toy("eps", "GVP", "erd", as_density=True).draw()()
+    assert float(batch.weight.std()) == 0
+    # density proportional to sin(pi t / 2): mean 2 / pi
+    assert abs(float(batch.t.mean()) - 2 / math.pi) < 4.5 * 0.25 / math.sqrt(512)
 
 
 # ---------------------------------------------------------------- measurements
@@ -106,7 +143,8 @@ def test_sampled_loss_and_signal_are_floor_and_recoverable_energy(
     found = measure.losses(Bayes(target, schedule), target, schedule)
     level = SCHEDULES[schedule](toys.midpoints())
     floor, energy = LAW.bayes_floor(*level, target), LAW.energy(*level, target)
-    assert ((found.loss - floor) / found.error).abs().max() < 4.5
+    scores = (found.loss - floor) / found.error
+    assert scores.abs().max() < 4.5 and scores.square().mean() > 0.2
     # of an energy of a few units, the mean of 4,096 is known to a few per cent
     assert (found.signal - (energy - floor)).abs().max() < 0.1 * energy.max()
 
@@ -166,6 +204,23 @@ def test_judged_trainings_take_the_best_rate_of_their_own_sweep() -> None:
     # each pair of target and weight with both decays, and ERD as a density at a constant rate
     assert len(found) == 6 * (2 * 2 * 2 + 2)
     assert {(toy.weight, toy.decay) for toy in found if toy.as_density} == {("erd", "constant")}
+
+
+def test_samples_that_run_off_are_infinitely_bad_in_strict_json() -> None:
+    class Exploding(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+            return torch.full_like(x, math.inf)
+
+    found = measure.sample_quality(Exploding(), "eps", "GVP")
+    assert set(found) == {math.inf}
+    stored = json.loads(json.dumps({"samples": grid._rounded(found._asdict())}, allow_nan=False))
+    assert set(kept.Result(Toy("eps", "GVP"), stored).samples.values()) == {math.inf}
+
+
+def test_a_sweep_passes_over_a_training_that_failed() -> None:
+    good, bad = Toy("eps", "GVP", lr=1e-3).as_dict(), Toy("eps", "GVP", lr=1e-2).as_dict()
+    sweep = [bad | {"likelihood": None}, good | {"likelihood": 3.0}]
+    assert {toy.lr for toy in grid.judged(sweep)} == {1e-3}
 
 
 @pytest.fixture
@@ -244,7 +299,7 @@ def test_select_takes_defaults_unless_told_otherwise() -> None:
 
     everything = kept.Kept((result(seed=1), result(), result(lr=0.1), result(weight="erd")), {})
     assert [r.toy.seed for r in everything.select(target="eps", schedule="VP")] == [0, 1]
-    assert len(everything.select(lr=any, weight=any)) == 4
+    assert len(everything.select(lr=kept.OPEN, weight=kept.OPEN)) == 4
     with pytest.raises(LookupError, match="p2"):
         everything.select(weight="p2")
 
@@ -272,6 +327,48 @@ def test_a_prediction_interval_holds_as_often_as_it_says() -> None:
     assert abs(np.mean(inside) - 0.9) < 4.5 * math.sqrt(0.9 * 0.1 / 1_000)
 
 
+def test_piecewise_puts_the_bins_of_one_seed_in_order() -> None:
+    def result(low: float, high: float, seed: int, value: float) -> kept.Result:
+        toy = Toy("eps", "VP", low=low, high=high, seed=seed)
+        return kept.Result(toy, {"excess": {"2000": [value]}, "averaged": [-value]})
+
+    bins = [result(low, high, 0, 10 * low) for low, high in grid.BINS]
+    others = [result(0, 1, 0, 99), result(0, 0.2, 1, 99)]
+    everything = kept.Kept((*reversed(bins), *others), {})
+    expected = torch.tensor([0, 2, 4, 6, 8]).double()
+    torch.testing.assert_close(kept.piecewise(everything, "eps", "VP"), expected)
+    found = kept.piecewise(everything, "eps", "VP", kept.Result.averaged)
+    torch.testing.assert_close(found, -expected)
+
+
+def test_judged_and_swept_are_told_apart_by_seed() -> None:
+    def result(**fields: object) -> kept.Result:
+        toy = Toy("eps", "GVP", "erd", steps=grid.WEIGHTING_STEPS, **fields)  # type: ignore[arg-type]
+        return kept.Result(toy, {})
+
+    sweep = [result(lr=lr, seed=grid.SWEEP_SEED) for lr in (1e-2, 1e-3)]
+    runs = [result(lr=1e-2, seed=seed) for seed in grid.JUDGED_SEEDS]
+    dense = [result(lr=1e-2, seed=seed, as_density=True) for seed in grid.JUDGED_SEEDS]
+    everything = kept.Kept((*sweep, *runs, *dense), {})
+    assert kept.judged(everything, "eps", "erd", "constant") == runs
+    assert kept.judged(everything, "eps", "erd", "constant", as_density=True) == dense
+    assert [r.toy.lr for r in kept.swept(everything, "eps", "erd", "constant")] == [1e-3, 1e-2]
+
+
+@pytest.mark.parametrize("target", ["eps", "x0", "u"])
+def test_a_part_of_the_likelihood_is_the_integral_over_that_part(target: str) -> None:
+    # an error of 0.1 in each coordinate of eps, as an error in the target, at the 25 times
+    alpha, sigma = Linear()(toys.midpoints())
+    gain = {"eps": torch.ones(25), "x0": sigma / alpha, "u": 1 + sigma / alpha}[target]
+    excess = (2 * 0.1**2 * gain.double().square()).tolist()
+    result = kept.Result(Toy(target, "linear"), {"excess": {"2000": excess}})
+    levels = Linear().logsnr(toys.midpoints())
+    inside = levels[levels.abs() <= 4]
+    width = float(inside.max() - inside.min())
+    assert result.likelihood_within(-4, 4) == pytest.approx(0.5 * width * 2 * 0.1**2)
+    assert 7 < width < 8
+
+
 def test_rank_correlation_is_of_ranks() -> None:
     a = torch.tensor([1.0, 5.0, 2.0, 9.0], dtype=torch.float64)
     assert kept.spearman(a, a.exp()) == pytest.approx(1)
@@ -292,6 +389,17 @@ def test_noise_and_signal_are_equal_at_a_crossing(schedule: str) -> None:
     # x0 is known without noise and unknown without signal
     ends = signals.noise_share("x0", schedule, torch.tensor([0.001, 0.999]).double(), 0.5)
     assert ends[0] < 0.01 and ends[1] > 0.9
+
+
+def test_v_crosses_twice_and_too_coarse_a_spline_says_so() -> None:
+    found = signals.crossings("v", "GVP", 0.5)
+    for t in found:
+        level = SCHEDULES["GVP"](t)
+        share = LAW.bayes_floor(*level, "v") / LAW.energy(*level, "v")
+        assert float(share) == pytest.approx(0.5, abs=1e-6)
+    assert len(found) == 2
+    with pytest.raises(ArithmeticError, match="too coarse"):
+        signals.crossings("v", "linear", 4.0)
 
 
 def test_the_noise_share_is_floor_over_energy() -> None:
@@ -326,9 +434,15 @@ def test_parts_of_a_gradient_are_those_of_autograd() -> None:
     for name, gradient in (("total", total), ("signal", signal), ("noise", noise)):
         expected = torch.stack(gradient).square().sum(-1).mean().sqrt()
         torch.testing.assert_close(getattr(found, name)[0], expected, rtol=1e-6, atol=0)
-    torch.testing.assert_close(found.mean[0], torch.stack(signal).mean(0))
+    # the same draws again, for their mean
+    mean = gradients.expected(
+        net, "v", "GVP", torch.tensor([0.3]), n, torch.Generator().manual_seed(0)
+    )
+    torch.testing.assert_close(mean[0], torch.stack(signal).mean(0))
 
 
-def test_conflicts_are_pairs_that_point_apart() -> None:
-    mean = torch.tensor([[1.0, 0.0], [1.0, 1.0], [-1.0, 0.1]])
-    assert gradients.conflicts(mean) == pytest.approx(2 / 3)
+def test_conflicts_are_pairs_that_point_apart_in_both_draws() -> None:
+    first = torch.tensor([[1.0, 0.0], [1.0, 1.0], [-1.0, 0.1]])
+    second = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, -2.0]])
+    assert gradients.conflicts(first, first) == pytest.approx(2 / 3)
+    assert gradients.conflicts(first, second) == pytest.approx(1 / 3)

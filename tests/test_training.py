@@ -89,6 +89,7 @@ def test_times_drawn_with_a_density_follow_it() -> None:
     # nothing is drawn where the density is 0
     upper = density_times(lambda t: (t > 0.5).double())
     assert float(upper(u).min()) >= 0.5 and upper(u).isfinite().all()
+    assert float(upper(torch.tensor(1 - 1e-17, dtype=torch.float64))) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("target", ["x0", "eps", "v"])
@@ -179,6 +180,8 @@ def test_a_loss_that_is_no_number_stops_with_its_step() -> None:
     poisoned = [draw()._replace(y=torch.full((32, 2), math.nan, dtype=torch.float64))]
     with pytest.raises(TrainingError, match="step 50"):
         list(train(Affine(), lambda: poisoned[0], 100))
+    with pytest.raises(TrainingError, match="step 7"):
+        list(train(Affine(), lambda: poisoned[0], 7))
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 
 class TimeEmbedding(nn.Module):
-    """t (N,) -> cosines and sines of time_scale t f_k, (N, size); f_k from 1 to 1/max_period."""
+    """t (N,) -> cosines and sines of time_scale t f_k, (N, size); f_k from 1 to 1e-4."""
 
-    def __init__(self, size: int = 64, time_scale: float = 1.0, max_period: float = 1e4) -> None:
+    def __init__(self, size: int = 64, time_scale: float = 1.0) -> None:
         super().__init__()
         if size < 4 or size % 2:
             raise ValueError(
                 f"the size of a time embedding must be even and at least 4, got {size}"
             )
         exponent = torch.arange(size // 2) / (size // 2 - 1)
-        frequencies = time_scale * torch.exp(-math.log(max_period) * exponent)
+        frequencies = time_scale * torch.exp(-math.log(1e4) * exponent)
         self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies, persistent=False)
 

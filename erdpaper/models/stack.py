@@ -33,13 +33,14 @@ class Stack(nn.Module):
         parameters = dict(zip(self._names, self._stacked, strict=True))
         return parameters, {name: getattr(self, _flat(name)) for name in self._buffers_of}
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Each network's prediction at its own points and times."""
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Each network's prediction at its own points and times; label (K, N) if there is one."""
 
-        def one(state: Any, x: Tensor, t: Tensor) -> Any:
-            return functional_call(self._one[0], state, (x, t))
+        def one(state: Any, *inputs: Tensor) -> Any:
+            return functional_call(self._one[0], state, inputs)
 
-        prediction: Tensor = vmap(one)(self._state(), x, t)
+        inputs = (x, t) if label is None else (x, t, label)
+        prediction: Tensor = vmap(one)(self._state(), *inputs)
         return prediction
 
     def networks(self) -> list[nn.Module]:
@@ -47,7 +48,8 @@ class Stack(nn.Module):
         parameters, buffers = self._state()
         copies = []
         for k in range(len(self._stacked[0])):
-            network = copy.deepcopy(self._one[0])
+            # in the precision and on the device to which the stack was moved
+            network = copy.deepcopy(self._one[0]).to(self._stacked[0])
             state = {name: value[k] for name, value in (parameters | buffers).items()}
             with torch.no_grad():
                 for name, value in [*network.named_parameters(), *network.named_buffers()]:

@@ -15,12 +15,11 @@ from erdpaper.toys.spec import LAW, SCHEDULES
 
 
 class Parts(NamedTuple):
-    """Per time: root-mean-square norms over samples (T,), and the mean gradients (T, P)."""
+    """Root-mean-square norms over samples of J^T r, J^T xi and their sum, per time (T,)."""
 
     signal: Tensor
     noise: Tensor
     total: Tensor
-    mean: Tensor
 
 
 def parts(
@@ -31,21 +30,25 @@ def parts(
     samples: int,
     generator: torch.Generator,
 ) -> Parts:
-    """Norms of the two parts of a sample's gradient over all parameters, at times (T,).
-
-    `mean` is that of J^T r alone, since the mean of the other part is 0.
-    """
+    """Norms of the two parts of a sample's gradient over all parameters, at times (T,)."""
     rows = []
     for t in times.tolist():
-        alpha, sigma = SCHEDULES[schedule](t)
-        x0 = LAW.sample(samples, generator)
-        eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
-        x, y = alpha * x0 + sigma * eps, targets.get(target).make(x0, eps, alpha, sigma)
-        bayes = LAW.posterior_mean(x, alpha, sigma, target)
+        x, y, bayes = _drawn(target, schedule, t, samples, generator)
         signal, noise = _pulled_back(model, x, t, bayes, bayes - y)
-        norms = [g.double().square().sum(-1).mean().sqrt() for g in (signal, noise, signal + noise)]
-        rows.append((*norms, signal.mean(0)))
+        each = (signal, noise, signal + noise)
+        rows.append([g.double().square().sum(-1).mean().sqrt() for g in each])
     return Parts(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def _drawn(
+    target: str, schedule: str, t: float, samples: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t, y and E[y | x_t], each (N, 2)."""
+    alpha, sigma = SCHEDULES[schedule](t)
+    x0 = LAW.sample(samples, generator)
+    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    x, y = alpha * x0 + sigma * eps, targets.get(target).make(x0, eps, alpha, sigma)
+    return x, y, LAW.posterior_mean(x, alpha, sigma, target)
 
 
 def _pulled_back(
@@ -71,8 +74,33 @@ def _pulled_back(
     return pulled
 
 
-def conflicts(mean: Tensor) -> float:
-    """The share of pairs of times whose mean gradients (T, P) have a negative inner product."""
-    products = mean.double() @ mean.double().T
-    above = torch.triu_indices(len(mean), len(mean), 1)
-    return float((products[above[0], above[1]] < 0).double().mean())
+def expected(
+    model: nn.Module,
+    target: str,
+    schedule: str,
+    times: Tensor,
+    samples: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The mean gradient E[J^T r] at times (T,), from so many samples each, (T, P) float64."""
+    parameters = list(model.parameters())
+    rows = []
+    for t in times.tolist():
+        x, _, bayes = _drawn(target, schedule, t, samples, generator)
+        x, bayes = x.to(parameters[0]), bayes.to(parameters[0])
+        f = model(x, torch.full((samples,), t, dtype=x.dtype))
+        half = (f - bayes).square().sum(-1).mean() / 2
+        gradient = torch.autograd.grad(half, parameters)
+        rows.append(torch.cat([g.flatten() for g in gradient]).double())
+    return torch.stack(rows)
+
+
+def conflicts(first: Tensor, second: Tensor) -> float:
+    """The share of pairs of times whose gradients point apart in both of two draws (T, P).
+
+    Directions that are lost in the noise of the draws would point apart in both a quarter of the
+    time.
+    """
+    above = torch.triu_indices(len(first), len(first), 1).unbind()
+    apart = [(mean @ mean.T)[above] < 0 for mean in (first, second)]
+    return float((apart[0] & apart[1]).double().mean())

@@ -6,6 +6,7 @@ the same. When all are there they are collected in data/results/06_gmm_toys.
 """
 
 import json
+import math
 import multiprocessing
 import platform
 from collections.abc import Iterable, Sequence
@@ -32,8 +33,8 @@ BINS = tuple((k / 5, (k + 1) / 5) for k in range(5))
 # five times the parameters of a network of width 256
 WIDE = 593
 LEARNING_RATES: dict[Decay, tuple[float, ...]] = {
-    "constant": (3e-4, 1e-3, 3e-3),
-    "cosine": (1e-3, 3e-3, 1e-2),
+    "constant": (3e-4, 1e-3, 3e-3, 1e-2),
+    "cosine": (1e-3, 3e-3, 1e-2, 3e-2),
 }
 WEIGHTING_STEPS = 1_000
 SWEEP_SEED = 100
@@ -78,7 +79,10 @@ def judged(sweep: Iterable[dict[str, Any]]) -> list[Toy]:
     best: dict[tuple[str, str, str], dict[str, Any]] = {}
     for run in sweep:
         group = run["target"], run["weight"], run["decay"]
-        if group not in best or run["likelihood"] < best[group]["likelihood"]:
+        # None is a loss that is no number
+        if run["likelihood"] is not None and (
+            group not in best or run["likelihood"] < best[group]["likelihood"]
+        ):
             best[group] = run
     chosen = [Toy.from_dict(run) for run in best.values()]
     dense = [
@@ -122,7 +126,8 @@ def _rounded(value: Any) -> Any:
         return {name: _rounded(part) for name, part in value.items()}
     if isinstance(value, list):
         return [_rounded(part) for part in value]
-    return float(f"{value:.6g}")
+    # strict JSON has no infinity; `kept` reads null as one
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def run(toys: Sequence[Toy], folder: Path, jobs: int, label: str) -> list[dict[str, Any]]:

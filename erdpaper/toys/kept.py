@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,10 +14,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from erdpaper import datasets
+from erdpaper import datasets, targets
 from erdpaper.datasets import DatasetError
-from erdpaper.toys.grid import NAME
-from erdpaper.toys.spec import Toy
+from erdpaper.toys.grid import BINS, JUDGED_SEEDS, NAME, SWEEP_SEED, WEIGHTED_ON, WEIGHTING_STEPS
+from erdpaper.toys.spec import SCHEDULES, Toy, midpoints
+from erdpaper.training import Decay
+
+OPEN = object()
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,18 @@ class Result:
         """The excess of the moving average of the weights, constant learning rates only."""
         return _numbers(self.measured["averaged"])
 
+    def likelihood_within(self, low: float, high: float) -> float:
+        """`likelihood` over a part of the range of log-SNR, from the excess at the 25 times."""
+        path, times = SCHEDULES[self.toy.schedule], midpoints()
+        logsnr = path.logsnr(times)
+        alpha, sigma = path(times)
+        hidden_eps, hidden = (
+            targets.get(y).split(alpha, sigma)[1] for y in ("eps", self.toy.target)
+        )
+        inside = (logsnr >= low) & (logsnr <= high)
+        gaps = ((hidden_eps / hidden).square() * self.excess())[inside]
+        return float(torch.trapezoid(gaps, -logsnr[inside])) / 2
+
     def at_times(self, name: str) -> Tensor:
         """`loss`, its standard `error` or the output's `signal` at the 25 times."""
         return _numbers(self.measured[name])
@@ -47,8 +62,9 @@ class Result:
 
     @property
     def samples(self) -> dict[str, float]:
-        """Sample quality by name."""
-        return dict(self.measured["samples"])
+        """Sample quality by name; infinite where the sampler ran off."""
+        found = self.measured["samples"]
+        return {name: math.inf if value is None else value for name, value in found.items()}
 
 
 def _numbers(values: Sequence[float]) -> Tensor:
@@ -65,13 +81,13 @@ class Kept:
     def select(self, **fields: object) -> list[Result]:
         """The trainings whose description has these values and otherwise the paper's defaults.
 
-        Name a field with the value `any` to leave it open; `seed` is open unless it is given.
+        A field with the value `OPEN` may have any; `seed` is open unless it is given.
         """
-        wanted = Toy("", "").as_dict() | {"target": any, "schedule": any, "seed": any} | fields
+        wanted = Toy("", "").as_dict() | {"target": OPEN, "schedule": OPEN, "seed": OPEN} | fields
         found = [
             result
             for result in self.results
-            if all(v is any or getattr(result.toy, k) == v for k, v in wanted.items())
+            if all(v is OPEN or getattr(result.toy, k) == v for k, v in wanted.items())
         ]
         if not found:
             raise LookupError(f"no kept training has {fields}")
@@ -142,8 +158,30 @@ def outside(
     return float(abs(math.log(value) - logs.mean()) / half)
 
 
-def piecewise(kept: Kept, target: str, schedule: str, step: int | None = None) -> Tensor:
-    """The excess of the five networks on bins, each on its own times, (25,)."""
-    bins = kept.select(target=target, schedule=schedule, low=any, high=any, seed=0)
-    parts = sorted((r for r in bins if r.toy.high - r.toy.low < 1), key=lambda r: r.toy.low)
-    return torch.cat([result.excess(step) for result in parts])
+def piecewise(
+    kept: Kept, target: str, schedule: str, excess: Callable[[Result], Tensor] = Result.excess
+) -> Tensor:
+    """What the five networks on bins have at the times of their own, one after another, (25,)."""
+    found = kept.select(target=target, schedule=schedule, low=OPEN, high=OPEN, seed=0)
+    bins = [result for result in found if (result.toy.low, result.toy.high) in BINS]
+    return torch.cat([excess(result) for result in sorted(bins, key=lambda r: r.toy.low)])
+
+
+def _weighted(kept: Kept, target: str, weight: str, decay: Decay, **fields: object) -> list[Result]:
+    fields = {"steps": WEIGHTING_STEPS, "lr": OPEN} | fields
+    where = WEIGHTED_ON[target]
+    return kept.select(target=target, schedule=where, weight=weight, decay=decay, **fields)
+
+
+def judged(
+    kept: Kept, target: str, weight: str, decay: Decay, as_density: bool = False
+) -> list[Result]:
+    """The seeds of a weight at the learning rate that its sweep chose, one after another."""
+    found = _weighted(kept, target, weight, decay, as_density=as_density)
+    return [result for result in found if result.toy.seed in JUDGED_SEEDS]
+
+
+def swept(kept: Kept, target: str, weight: str, decay: Decay) -> list[Result]:
+    """The sweep of a weight, by learning rate."""
+    found = _weighted(kept, target, weight, decay, seed=SWEEP_SEED)
+    return sorted(found, key=lambda result: result.toy.lr)

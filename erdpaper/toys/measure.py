@@ -1,7 +1,7 @@
 """What a toy network has learned, against exact truth.
 
-All figures use one fixed set of evaluation points per noise level, so that networks are compared
-on equal terms. With f* = E[y | x_t], sums over the two coordinates:
+Evaluation points are fixed: networks measured at the same times see the same ones. With
+f* = E[y | x_t], sums over the two coordinates:
 
     excess(t)   E ||f - f*||^2                                            [P Lemma 3.2]
     loss(t)     E ||f - y||^2, signal(t) E ||f||^2
@@ -9,6 +9,7 @@ on equal terms. With f* = E[y | x_t], sums over the two coordinates:
                 likelihood bound of the points at the lowest noise level loses to f
 """
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -67,7 +68,7 @@ def excess(model: nn.Module, target: str, schedule: str, times: Tensor | None = 
 
 
 class Losses(NamedTuple):
-    """At each time: the loss on sampled y, its standard error about the floor, E ||f||^2."""
+    """At each time: the loss on sampled y, its standard error, E ||f||^2."""
 
     loss: Tensor
     error: Tensor
@@ -126,7 +127,10 @@ def truth(schedule: str, seed: int = 0) -> Tensor:
 
 
 class SampleQuality(NamedTuple):
-    """Of 4,096 samples: sliced W2 to the oracle's (same noise) and to true points; modes."""
+    """Of 4,096 samples: sliced W2 to the oracle's (same noise) and to true points; modes.
+
+    All infinite where the sampler ran off to infinity.
+    """
 
     to_oracle: float
     to_truth: float
@@ -145,6 +149,8 @@ def sample_quality(model: nn.Module, target: str, schedule: str) -> SampleQualit
     """What a network's samples are like."""
     denoise = sampling.from_model(model, SCHEDULES[schedule], target)
     x, true = generate(denoise, schedule, torch.float32), truth(schedule)
+    if not bool(x.isfinite().all()):
+        return SampleQuality(*[math.inf] * 5)
     modes = metrics.modes(x, LAW.means, LAW.stds)
     return SampleQuality(
         sliced(x, oracle(schedule)),

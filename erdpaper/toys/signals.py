@@ -15,7 +15,7 @@ from erdpaper import targets
 from erdpaper.schedules import signal_and_noise
 from erdpaper.toys.spec import LAW, SCHEDULES
 
-_REACH = 16.0
+_REACH, _MOST_CELLS = 16.0, 100
 
 
 @cache
@@ -55,6 +55,8 @@ def crossings(target: str, schedule: str, spacing: float = 0.25) -> list[float]:
         low, high = k, k + 1
         # the spline is not exact: widen until the exact share changes sides
         while distance(float(t[low])) * distance(float(t[high])) > 0:
+            if high - low > _MOST_CELLS:
+                raise ArithmeticError(f"a spline with nodes {spacing} apart is too coarse here")
             low, high = max(low - 2, 0), min(high + 2, len(t) - 1)
         found.append(float(brentq(distance, float(t[low]), float(t[high]), xtol=1e-9)))
     return found
