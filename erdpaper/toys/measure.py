@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from erdpaper import metrics, sampling, targets
+from erdpaper.posterior import Moments
 from erdpaper.toys.spec import LAW, SCHEDULES, midpoints
 
 POINTS = 4_096
@@ -33,18 +34,38 @@ class Level(NamedTuple):
     bayes: Tensor
 
 
+class _Drawn(NamedTuple):
+    alpha: Tensor
+    sigma: Tensor
+    x0: Tensor
+    eps: Tensor
+    x: Tensor
+    moments: Moments
+
+
 @cache
-def _levels(target: str, schedule: str, times: tuple[float, ...]) -> list[Level]:
+def _drawn(schedule: str, times: tuple[float, ...]) -> list[_Drawn]:
     generator = torch.Generator().manual_seed(_SEED)
-    levels = []
+    drawn = []
     for t in times:
         alpha, sigma = SCHEDULES[schedule](t)
         x0 = LAW.sample(POINTS, generator)
         eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
         x = alpha * x0 + sigma * eps
-        y = targets.get(target).make(x0, eps, alpha, sigma)
-        levels.append(Level(x, y, LAW.posterior_mean(x, alpha, sigma, target)))
-    return levels
+        drawn.append(_Drawn(alpha, sigma, x0, eps, x, LAW.moments(x, alpha, sigma)))
+    return drawn
+
+
+def _levels(target: str, schedule: str, times: tuple[float, ...]) -> list[Level]:
+    wanted = targets.get(target)
+    return [
+        Level(
+            at.x,
+            wanted.make(at.x0, at.eps, at.alpha, at.sigma),
+            wanted.make(at.moments.x0, at.moments.eps, at.alpha, at.sigma),
+        )
+        for at in _drawn(schedule, times)
+    ]
 
 
 @torch.no_grad()
