@@ -13,6 +13,8 @@ from torch.func import functional_call, vjp, vmap
 from erdpaper import targets
 from erdpaper.toys.spec import LAW, SCHEDULES
 
+_ROWS = 16
+
 
 class Parts(NamedTuple):
     """Root-mean-square norms over samples of J^T r, J^T xi and their sum, per time (T,)."""
@@ -34,10 +36,14 @@ def parts(
     rows = []
     for t in times.tolist():
         x, y, bayes = _drawn(target, schedule, t, samples, generator)
-        signal, noise = _pulled_back(model, x, t, bayes, bayes - y)
-        each = (signal, noise, signal + noise)
-        rows.append([g.double().square().sum(-1).mean().sqrt() for g in each])
-    return Parts(*(torch.stack(column) for column in zip(*rows, strict=True)))
+        total = torch.zeros(3, dtype=torch.float64)
+        # a few samples at a time, for each has as many numbers as the network
+        for part in zip(*(z.split(_ROWS) for z in (x, bayes, bayes - y)), strict=True):
+            signal, noise = _pulled_back(model, t, *part)
+            each = (signal, noise, signal + noise)
+            total += torch.stack([g.square().sum(dtype=torch.float64) for g in each])
+        rows.append((total / samples).sqrt())
+    return Parts(*torch.stack(rows, 1))
 
 
 def _drawn(
@@ -52,7 +58,7 @@ def _drawn(
 
 
 def _pulled_back(
-    model: nn.Module, x: Tensor, t: float, bayes: Tensor, xi: Tensor
+    model: nn.Module, t: float, x: Tensor, bayes: Tensor, xi: Tensor
 ) -> tuple[Tensor, Tensor]:
     """J^T (f - f*) and J^T xi of every sample, (N, P) each."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
