@@ -44,7 +44,7 @@ def sliced_wasserstein(
 
     The root of the mean of W_2^2 of the projections on random unit vectors, in the unit of the
     samples. Each W_2^2 is exact, also for N != M. Between N(m1, s1^2 I) and N(m2, s2^2 I) it is
-    sqrt(|m1 - m2|^2 / d + (s1 - s2)^2) as samples and directions grow in number.
+    ``sqrt(|m1 - m2|^2 / d + (s1 - s2)^2)`` as samples and directions grow in number.
     """
     x, y = _check_samples(x, y, 1)
     if directions < 1:
@@ -71,7 +71,7 @@ def _distance_sum(x: Tensor, y: Tensor) -> Tensor:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of samples (N, d) and (M, d), a float64 scalar.
+    """``2 E|X - Y| - E|X - X'| - E|Y - Y'|`` of samples (N, d) and (M, d), a float64 scalar.
 
     The unbiased estimate: pairs of a point with itself are left out, so that its mean is 0 where
     both laws are one, and it can fall below 0. It has the unit of the samples (not of its root).

@@ -34,7 +34,7 @@ class TrainingError(RuntimeError):
 
 
 class Batch(NamedTuple):
-    """x_t (..., N, *shape), t (..., N), y like x_t, weight (..., N); ... is an axis of networks."""
+    """x_t (..., N, D...), t (..., N), y like x_t, weight (..., N); ... is an axis of networks."""
 
     x: Tensor
     t: Tensor
@@ -83,6 +83,11 @@ def density_times(weight: Callable[[Tensor], Tensor]) -> TimeMap:
     return times
 
 
+def unweighted(t: Tensor) -> Tensor:
+    """1 at every time."""
+    return torch.ones_like(t)
+
+
 EVERY_TIME = uniform_times()
 
 
@@ -96,11 +101,11 @@ class Objective:
 
     schedule: Schedule
     target: str | Target
-    weight: Callable[[Tensor], Tensor] = torch.ones_like
+    weight: Callable[[Tensor], Tensor] = unweighted
     times: TimeMap = EVERY_TIME
 
     def batch(self, x0: Tensor, generator: torch.Generator) -> Batch:
-        """One draw of times and noise for data x0 (N, *shape), in its dtype and on its device."""
+        """One draw of times and noise for data x0 (N, D...), in its dtype and on its device."""
         t = self.times(torch.rand(len(x0), generator=generator, dtype=torch.float64))
         if isinstance(self.schedule, Discrete):
             t = ((t * self.schedule.T).floor() + 1).clamp(max=self.schedule.T) / self.schedule.T

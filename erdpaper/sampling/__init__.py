@@ -11,7 +11,7 @@ at t, (a', s') at the next time t', h = t - t' and fresh standard normal noise z
     sde       x' = x - h (alpha' x0 + sigma' eps + g^2 / (2 s) eps) + g sqrt(h) z     [T 2.40]
     langevin  x' = x - c / (2 s) eps + sqrt(c) z, at one noise level with step c     [T 2.2]
 
-where alpha' and sigma' are rates in t, g^2 = s^2 |d lambda / dt|, and -eps / s is the score, so
+where alpha' and sigma' are rates in t, ``g^2 = s^2 |d lambda / dt|``, and -eps / s is the score, so
 that alpha' x0 + sigma' eps = f x - g^2 score / 2 with f = d log alpha / dt. Coefficients are
 computed in float64 before the walk; the state keeps its dtype and device.
 

@@ -86,7 +86,7 @@ def sde(
 ) -> Tensor:
     """Euler-Maruyama in t on dx = (f x - g^2 score) dt + g dW, backwards [T 2.40].
 
-    The drift is that of `euler` plus g^2 / (2 sigma) eps, g^2 = sigma^2 |d lambda / dt|. g is
+    The drift is that of `euler` plus g^2 / (2 sigma) eps, ``g^2 = sigma^2 |d lambda / dt|``. g is
     infinite where alpha = 0: a grid that starts there raises ValueError.
     """
     check_signal(schedule, times, "sde")

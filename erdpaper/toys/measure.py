@@ -1,7 +1,7 @@
 """What a toy network has learned, against exact truth.
 
 Evaluation points are fixed: networks measured at the same times see the same ones. With
-f* = E[y | x_t], sums over the two coordinates:
+``f* = E[y | x_t]``, sums over the two coordinates::
 
     excess(t)   E ||f - f*||^2                                            [P Lemma 3.2]
     loss(t)     E ||f - y||^2, signal(t) E ||f||^2
