@@ -105,7 +105,7 @@ def claims(path: Path | None) -> None:
     help="Folder for the results [default: data/results/06_gmm_toys].",
 )
 def toys(jobs: int, out: Path | None) -> None:
-    """Train the toy networks that chapter 6 keeps; an interrupted run goes on where it was."""
+    """Train the toy networks that notebook 06 keeps; an interrupted run goes on where it was."""
     from erdpaper import datasets
     from erdpaper.datasets import DatasetError
     from erdpaper.toys import grid

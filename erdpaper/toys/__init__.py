@@ -1,6 +1,6 @@
 """The paper's toy experiments: networks trained on four Gaussians, measured against exact truth.
 
-`Toy` describes one training, `grid` runs all that chapter 6 keeps, `kept` reads them back.
+`Toy` describes one training, `grid` runs all that notebook 06 keeps, `kept` reads them back.
 """
 
 from erdpaper.toys.spec import LAW, SCHEDULES, Toy, floor_at, lower_half, midpoints

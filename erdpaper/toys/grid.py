@@ -1,4 +1,4 @@
-"""The trainings that chapter 6 keeps: which they are, and how they are run and resumed.
+"""The trainings that notebook 06 keeps: which they are, and how they are run and resumed.
 
 Each training is one file in a work folder, written when it ends; a run that is interrupted and
 repeated skips what is there, and as a training depends on its description alone the numbers are

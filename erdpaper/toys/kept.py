@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -75,7 +75,7 @@ def _numbers(values: Sequence[float]) -> Tensor:
 class Kept:
     """All kept trainings.  card: command, device, versions, date and how many of each part."""
 
-    results: tuple[Result, ...]
+    results: tuple[Result, ...] = field(repr=False)
     card: dict[str, Any]
 
     def select(self, **fields: object) -> list[Result]:
