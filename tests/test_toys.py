@@ -231,7 +231,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def forget() -> None:
-    for cached in (measure._drawn, measure._start, measure.oracle, kept._load):
+    for cached in (measure._points, measure._start, measure.oracle, kept._load):
         cached.cache_clear()
 
 

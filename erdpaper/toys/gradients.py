@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from erdpaper import targets
-from erdpaper.toys.spec import LAW, SCHEDULES
+from erdpaper.toys.spec import LAW, noisy
 
 _ROWS = 16
 
@@ -50,10 +50,8 @@ def _drawn(
     target: str, schedule: str, t: float, samples: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, y and E[y | x_t], each (N, 2)."""
-    alpha, sigma = SCHEDULES[schedule](t)
-    x0 = LAW.sample(samples, generator)
-    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
-    x, y = alpha * x0 + sigma * eps, targets.get(target).make(x0, eps, alpha, sigma)
+    alpha, sigma, x0, eps, x = noisy(schedule, t, samples, generator)
+    y = targets.get(target).make(x0, eps, alpha, sigma)
     return x, y, LAW.posterior_mean(x, alpha, sigma, target)
 
 

@@ -157,8 +157,6 @@ def _keep(toy: Toy, folder: Path) -> None:
 
 def everything(work: Path, out: Path, jobs: int) -> None:
     """Run the whole grid and collect it in `out`: runs.jsonl, a training a line, and card.json."""
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1, got {jobs}")
     found = {name: run(toys, work, jobs, name) for name, toys in parts().items()}
     found["judged"] = run(judged(found["sweep"]), work, jobs, "judged")
     unique = {Toy.from_dict(line).key: line for lines in found.values() for line in lines}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from erdpaper import metrics, sampling, targets
 from erdpaper.posterior import Moments
-from erdpaper.toys.spec import LAW, SCHEDULES, midpoints
+from erdpaper.toys.spec import LAW, SCHEDULES, Noisy, midpoints, noisy
 
 POINTS = 4_096
 LOGSNR = torch.linspace(-8, 8, 17, dtype=torch.float64)
@@ -34,37 +34,22 @@ class Level(NamedTuple):
     bayes: Tensor
 
 
-class _Drawn(NamedTuple):
-    alpha: Tensor
-    sigma: Tensor
-    x0: Tensor
-    eps: Tensor
-    x: Tensor
-    moments: Moments
-
-
 @cache
-def _drawn(schedule: str, times: tuple[float, ...]) -> list[_Drawn]:
+def _points(schedule: str, times: tuple[float, ...]) -> list[tuple[Noisy, Moments]]:
     generator = torch.Generator().manual_seed(_SEED)
-    drawn = []
-    for t in times:
-        alpha, sigma = SCHEDULES[schedule](t)
-        x0 = LAW.sample(POINTS, generator)
-        eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
-        x = alpha * x0 + sigma * eps
-        drawn.append(_Drawn(alpha, sigma, x0, eps, x, LAW.moments(x, alpha, sigma)))
-    return drawn
+    points = [noisy(schedule, t, POINTS, generator) for t in times]
+    return [(at, LAW.moments(at.x, at.alpha, at.sigma)) for at in points]
 
 
 def _levels(target: str, schedule: str, times: tuple[float, ...]) -> list[Level]:
-    wanted = targets.get(target)
+    make = targets.get(target).make
     return [
         Level(
             at.x,
-            wanted.make(at.x0, at.eps, at.alpha, at.sigma),
-            wanted.make(at.moments.x0, at.moments.eps, at.alpha, at.sigma),
+            make(at.x0, at.eps, at.alpha, at.sigma),
+            make(exact.x0, exact.eps, at.alpha, at.sigma),
         )
-        for at in _drawn(schedule, times)
+        for at, exact in _points(schedule, times)
     ]
 
 
@@ -122,9 +107,7 @@ def _start(schedule: str) -> tuple[Tensor, Tensor]:
     """Times of the sampler and the noisy points it starts from, which are exact."""
     generator = torch.Generator().manual_seed(_SEED + 1)
     times = sampling.times.in_logsnr(SCHEDULES[schedule], SAMPLER_STEPS, -8.0, 8.0, False)
-    alpha, sigma = SCHEDULES[schedule](float(times[0]))
-    x0 = LAW.sample(POINTS, generator)
-    return times, alpha * x0 + sigma * torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    return times, noisy(schedule, float(times[0]), POINTS, generator).x
 
 
 def generate(denoise: sampling.Denoiser, schedule: str, dtype: torch.dtype) -> Tensor:
@@ -142,9 +125,7 @@ def oracle(schedule: str) -> Tensor:
 def truth(schedule: str, seed: int = 0) -> Tensor:
     """4,096 true points, noised as the sampler leaves them at its last time."""
     generator = torch.Generator().manual_seed(_SEED + 2 + seed)
-    alpha, sigma = SCHEDULES[schedule](float(_start(schedule)[0][-1]))
-    x0 = LAW.sample(POINTS, generator)
-    return alpha * x0 + sigma * torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    return noisy(schedule, float(_start(schedule)[0][-1]), POINTS, generator).x
 
 
 class SampleQuality(NamedTuple):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from erdpaper import targets
 from erdpaper.schedules import signal_and_noise
+from erdpaper.targets import Target
 from erdpaper.toys.spec import LAW, SCHEDULES
 
 _REACH, _MOST_CELLS = 16.0, 100
@@ -24,16 +25,22 @@ def _hidden(spacing: float) -> CubicSpline:
     return CubicSpline(nodes, LAW.hidden_variance(*signal_and_noise(nodes, "vp")).value)
 
 
-def noise_share(target: str, schedule: str, t: Tensor, spacing: float = 0.25) -> Tensor:
-    """floor / energy at times t (T,), from a spline in log-SNR with nodes this far apart.
+def floor_curve(
+    alpha: Tensor, sigma: Tensor, target: str | Target, spacing: float = 0.25
+) -> Tensor:
+    """The floor at many noise levels (T,), from a spline in log-SNR with nodes this far apart.
 
     Beyond log-SNR +-16 the hidden variance is taken as flat, which it is to 1e-6.
     """
-    path = SCHEDULES[schedule]
-    alpha, sigma = path(t)
-    hidden = targets.get(target).split(alpha, sigma)[1]
-    F = torch.from_numpy(_hidden(spacing)(path.logsnr(t).clamp(-_REACH, _REACH)))
-    return hidden.square() * F / LAW.energy(alpha, sigma, target)
+    logsnr = 2 * (alpha.log() - sigma.log())
+    F = torch.from_numpy(_hidden(spacing)(logsnr.clamp(-_REACH, _REACH)))
+    return targets.get(target).split(alpha, sigma)[1].square() * F
+
+
+def noise_share(target: str, schedule: str, t: Tensor, spacing: float = 0.25) -> Tensor:
+    """floor / energy at times t (T,), by `floor_curve`."""
+    alpha, sigma = SCHEDULES[schedule](t)
+    return floor_curve(alpha, sigma, target, spacing) / LAW.energy(alpha, sigma, target)
 
 
 def _exact_share(t: float, target: str, schedule: str) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -98,8 +98,26 @@ class Toy:
     def draw(self) -> training.Draw:
         """The batches of this toy."""
         objective = self.objective()
-        noisy = objective.draw(LAW.sample, BATCH, self.generator())
-        return noisy if self.clean == "none" else partial(_cleaned, noisy, self)
+        draw = objective.draw(LAW.sample, BATCH, self.generator())
+        return draw if self.clean == "none" else partial(_cleaned, draw, self)
+
+
+class Noisy(NamedTuple):
+    """Points of the toy at one noise level: alpha, sigma, and x_0, eps, x_t, each (N, 2)."""
+
+    alpha: torch.Tensor
+    sigma: torch.Tensor
+    x0: torch.Tensor
+    eps: torch.Tensor
+    x: torch.Tensor
+
+
+def noisy(schedule: str, t: float, n: int, generator: torch.Generator) -> Noisy:
+    """n points of the toy at time t, float64."""
+    alpha, sigma = SCHEDULES[schedule](t)
+    x0 = LAW.sample(n, generator)
+    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    return Noisy(alpha, sigma, x0, eps, alpha * x0 + sigma * eps)
 
 
 def floor_at(target: str, schedule: str, t: torch.Tensor) -> torch.Tensor:
@@ -118,9 +136,9 @@ def lower_half(target: str, schedule: str) -> torch.Tensor:
     return floor < floor.median()
 
 
-def _cleaned(noisy: training.Draw, toy: Toy) -> training.Batch:
+def _cleaned(draw: training.Draw, toy: Toy) -> training.Batch:
     """A batch whose labels at the chosen times are E[y | x_t]."""
-    batch = noisy()
+    batch = draw()
     bayes = LAW.posterior_mean(
         batch.x.double(), *SCHEDULES[toy.schedule](batch.t.double()), toy.target
     ).to(batch.y)
