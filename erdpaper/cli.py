@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Refusal(click.ClickException):
@@ -91,27 +95,65 @@ def claims(path: Path | None) -> None:
         write_atomically(path, ledger.as_json(rows))
 
 
-@main.command()
-@click.option(
+_jobs = click.option(
     "--jobs",
     default=os.cpu_count() or 1,
     show_default="one a core",
     type=click.IntRange(min=1),
-    help="Trainings at a time, one thread each.",
+    help="Pieces at a time, one thread each.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the results [default: data/results/06_gmm_toys].",
-)
-def toys(jobs: int, out: Path | None) -> None:
-    """Train the toy networks that notebook 06 keeps; an interrupted run goes on where it was."""
+
+
+def _out(name: str) -> Callable[[F], F]:
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        help=f"Folder for the results [default: data/results/{name}].",
+    )
+
+
+def _data_dir() -> Path:
     from erdpaper import datasets
     from erdpaper.datasets import DatasetError
-    from erdpaper.toys import grid
 
     try:
-        data = datasets.data_dir()
+        return datasets.data_dir()
     except DatasetError as error:
         raise _Refusal(str(error)) from error
+
+
+@main.command()
+@_jobs
+@_out("06_gmm_toys")
+def toys(jobs: int, out: Path | None) -> None:
+    """Train the toy networks that notebook 06 keeps; an interrupted run goes on where it was."""
+    from erdpaper.toys import grid
+
+    data = _data_dir()
     grid.everything(data.parent / "runs" / grid.NAME, out or data / "results" / grid.NAME, jobs)
+
+
+@main.command()
+@_jobs
+@_out("03_ntk_bounds")
+def theorems(jobs: int, out: Path | None) -> None:
+    """Make the runs that notebook 03 keeps; an interrupted command goes on where it was."""
+    from erdpaper.toys import networks, theorems
+
+    data = _data_dir()
+    work = data.parent / "runs"
+    weights = work / networks.NAME / "networks"
+    folder = out or data / "results" / theorems.NAME
+    theorems.everything(work / theorems.NAME, folder, weights, jobs)
+
+
+@main.command()
+@_jobs
+@_out("04_ntk_spectrum")
+def spectra(jobs: int, out: Path | None) -> None:
+    """Measure the kernels that notebook 04 keeps; an interrupted command goes on where it was."""
+    from erdpaper.toys import networks, spectra
+
+    data = _data_dir()
+    work, folder = data.parent / "runs" / networks.NAME, out or data / "results" / networks.NAME
+    spectra.collect(work, folder, jobs)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from erdpaper.models import Stack
-from erdpaper.models.mlp import MLP, TimeEmbedding
+from erdpaper.models.mlp import BIAS_FACTOR, MLP, SILU_GAIN, TimeEmbedding, scale_factors
 from erdpaper.posterior import GaussianMixture
 from erdpaper.schedules import Linear
 from erdpaper.training import Objective, together, train
@@ -43,6 +43,65 @@ def test_the_default_is_the_network_of_the_paper(scale: float) -> None:
 def test_it_has_the_parameters_of_three_hidden_layers_of_256() -> None:
     count = sum(p.numel() for p in MLP().parameters())
     assert count == (66 * 256 + 256) + 2 * (256 * 256 + 256) + (2 * 256 + 2)
+
+
+def test_the_standard_parameterisation_draws_its_layers_as_torch_does() -> None:
+    torch.manual_seed(3)
+    net = MLP(width=16, depth=2)
+    torch.manual_seed(3)
+    layers = [nn.Linear(66, 16), nn.Linear(16, 16), nn.Linear(16, 2)]
+    names = [f"{name}.{part}" for name in ("hidden.0", "hidden.1", "readout")
+             for part in ("weight", "bias")]  # fmt: skip
+    assert list(net.state_dict()) == names
+    for mine, theirs in zip(
+        net.parameters(), (p for layer in layers for p in layer.parameters()), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+    assert {scale_factors(layer) for layer in (*net.hidden, net.readout)} == {(1.0, 1.0)}  # type: ignore[arg-type]
+
+
+def test_the_ntk_parameterisation_is_the_standard_one_with_its_factors_written_out() -> None:
+    torch.manual_seed(0)
+    net, plain = MLP(width=24, parameterisation="ntk").double(), MLP(width=24).double()
+    assert list(net.state_dict()) == list(plain.state_dict())
+    layers = [*zip(net.hidden, plain.hidden, strict=True), (net.readout, plain.readout)]
+    for k, (scaled, usual) in enumerate(layers):
+        gain = SILU_GAIN if k < 3 else 1.0
+        factors = gain / math.sqrt(66 if k == 0 else 24), BIAS_FACTOR
+        assert scale_factors(scaled) == factors  # type: ignore[arg-type]
+        with torch.no_grad():
+            usual.weight.copy_(factors[0] * scaled.weight)  # type: ignore[operator, union-attr]
+            usual.bias.copy_(factors[1] * scaled.bias)  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(net(*points(9)), plain(*points(9)))
+
+
+def test_the_ntk_parameterisation_draws_everything_from_a_unit_normal() -> None:
+    torch.manual_seed(0)
+    net = MLP(width=400, depth=2, parameterisation="ntk")
+    for p in (net.hidden[1].weight, net.hidden[0].bias, net.hidden[0].weight):
+        p = p.detach()  # type: ignore[operator]
+        assert abs(float(p.mean())) < 4 / math.sqrt(p.numel())
+        assert abs(float(p.square().mean()) - 1) < 4 * math.sqrt(2 / p.numel())
+
+
+def test_the_gain_keeps_the_second_moment_through_silu() -> None:
+    nodes, mass = np.polynomial.hermite_e.hermegauss(120)
+    moment = (mass * (nodes / (1 + np.exp(-nodes))) ** 2).sum() / mass.sum()
+    assert moment * SILU_GAIN**2 == pytest.approx(1, abs=1e-8)
+    torch.manual_seed(0)
+    net = MLP(width=2000, depth=4, parameterisation="ntk").double()
+    # a unit second moment before the first SiLU, by the size of the inputs
+    h = nn.functional.normalize(torch.randn(20, 66, dtype=torch.float64)) * 66**0.5 / SILU_GAIN
+    for layer in net.hidden:
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        z = layer(h).detach()
+        assert float(z.square().mean()) == pytest.approx(1, abs=0.05)
+        h = nn.functional.silu(z)
+
+
+def test_an_unknown_parameterisation_is_refused() -> None:
+    with pytest.raises(ValueError, match="not 'mup'"):
+        MLP(parameterisation="mup")  # type: ignore[arg-type]
 
 
 def test_features_are_what_the_readout_sees() -> None:

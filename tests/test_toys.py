@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from erdpaper import cli, datasets, toys
 from erdpaper.schedules import Linear
 from erdpaper.targets import ALL
-from erdpaper.toys import LAW, SCHEDULES, Toy, gradients, grid, kept, measure, signals, spec
+from erdpaper.toys import LAW, SCHEDULES, Toy, gradients, grid, kept, measure, signals, spec, tasks
 
 
 class Bayes(nn.Module):
@@ -213,7 +214,7 @@ def test_samples_that_run_off_are_infinitely_bad_in_strict_json() -> None:
 
     found = measure.sample_quality(Exploding(), "eps", "GVP")
     assert set(found) == {math.inf}
-    stored = json.loads(json.dumps({"samples": grid._rounded(found._asdict())}, allow_nan=False))
+    stored = json.loads(json.dumps({"samples": grid.rounded(found._asdict())}, allow_nan=False))
     assert set(kept.Result(Toy("eps", "GVP"), stored).samples.values()) == {math.inf}
 
 
@@ -256,8 +257,8 @@ def test_a_training_is_kept_with_what_was_measured_of_it() -> None:
 def test_an_interrupted_grid_goes_on_and_gives_the_same_numbers(tmp_path: Path) -> None:
     toys_ = [Toy("eps", "linear", steps=2, low=k / 5, high=(k + 1) / 5) for k in range(2)]
     # one training was finished before the interrupt
-    grid._keep(toys_[0], tmp_path)
     first = tmp_path / f"{toys_[0].key}.json"
+    tasks.fill({first: partial(grid._line, toys_[0])}, 1, "before")
     stamp = first.stat().st_mtime_ns
     assert grid.run(toys_, tmp_path, 2, "resumed") == [grid.compute(toy) for toy in toys_]
     assert first.stat().st_mtime_ns == stamp

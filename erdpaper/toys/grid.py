@@ -7,21 +7,20 @@ the same. When all are there they are collected in data/results/06_gmm_toys.
 
 import json
 import math
-import multiprocessing
 import platform
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from erdpaper.files import write_atomically
 from erdpaper.toys import measure
 from erdpaper.toys.spec import SCHEDULES, Toy, midpoints
+from erdpaper.toys.tasks import fill
 from erdpaper.training import Decay, averaged, train
 
 NAME = "06_gmm_toys"
@@ -116,43 +115,30 @@ def compute(toy: Toy) -> dict[str, Any]:
         kept["likelihood"] = measure.likelihood_gap(network, toy.target, toy.schedule)
         quality = measure.sample_quality(network, toy.target, toy.schedule)
         kept["samples"] = quality._asdict()
-    return toy.as_dict() | {name: _rounded(value) for name, value in kept.items()}
+    return toy.as_dict() | {name: rounded(value) for name, value in kept.items()}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Six significant digits of a number, a tensor, or all that lists and dictionaries hold."""
     if isinstance(value, torch.Tensor):
-        return _rounded(value.tolist())
+        return rounded(value.tolist())
     if isinstance(value, dict):
-        return {name: _rounded(part) for name, part in value.items()}
+        return {name: rounded(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [_rounded(part) for part in value]
+        return [rounded(part) for part in value]
     # strict JSON has no infinity; `kept` reads null as one
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def run(toys: Sequence[Toy], folder: Path, jobs: int, label: str) -> list[dict[str, Any]]:
     """Compute what the work folder lacks, `jobs` trainings at a time; all results, in order."""
-    missing = [toy for toy in toys if not (folder / f"{toy.key}.json").exists()]
-    context = multiprocessing.get_context("spawn")
-    bar = tqdm(total=len(toys), initial=len(toys) - len(missing), desc=label, unit="training")
-    with bar, ProcessPoolExecutor(jobs, context, initializer=_one_thread) as pool:
-        waiting = [pool.submit(_keep, toy, folder) for toy in missing]
-        try:
-            for done in as_completed(waiting):
-                done.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [json.loads((folder / f"{toy.key}.json").read_text()) for toy in toys]
+    files = {folder / f"{toy.key}.json": partial(_line, toy) for toy in toys}
+    fill(files, jobs, label)
+    return [json.loads(path.read_text()) for path in files]
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _keep(toy: Toy, folder: Path) -> None:
-    write_atomically(folder / f"{toy.key}.json", json.dumps(compute(toy)) + "\n")
+def _line(toy: Toy) -> str:
+    return json.dumps(compute(toy)) + "\n"
 
 
 def everything(work: Path, out: Path, jobs: int) -> None:
