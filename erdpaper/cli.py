@@ -150,7 +150,7 @@ def theorems(jobs: int, out: Path | None) -> None:
 @main.command()
 @_jobs
 @_out("04_ntk_spectrum")
-def spectra(jobs: int, out: Path | None) -> None:
+def kernels(jobs: int, out: Path | None) -> None:
     """Measure the kernels that notebook 04 keeps; an interrupted command goes on where it was."""
     from erdpaper.toys import networks, spectra
 

@@ -238,11 +238,16 @@ def test_everything_is_collected_and_read_back(
 def test_missing_results_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"runs\.jsonl is missing.*erdpaper theorems"):
         theorems.load(tmp_path)
-    with pytest.raises(DatasetError, match=r"safetensors is missing.*erdpaper spectra"):
+    with pytest.raises(DatasetError, match=r"safetensors is missing.*erdpaper kernels"):
         networks.load(Toy("eps", "VP", seed=99), tmp_path)
 
 
-@pytest.mark.parametrize("command", ["theorems", "spectra", "toys"])
+def test_the_book_keeps_every_run_and_condition() -> None:
+    kept, states = theorems.load()
+    assert len(kept) == 60 and len(states) == 72
+
+
+@pytest.mark.parametrize("command", ["theorems", "kernels", "toys"])
 def test_a_command_says_what_is_wrong_before_any_work(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

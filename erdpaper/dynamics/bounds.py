@@ -78,8 +78,10 @@ class Path:
 
         With `second_order` also from step / 2 M E||J g||^2, what a step of finite length adds.
         """
-        added = self.step / 2 * self.weight * self.update_norm if second_order else 0.0
-        return self._solved(added - self.forcing)
+        return self._solved(self._added(second_order) - self.forcing)
+
+    def _added(self, second_order: bool) -> Series | float:
+        return self.step / 2 * self.weight * self.update_norm if second_order else 0.0
 
     def absolute(self) -> Series:
         """The same with the forcing term's absolute value."""
@@ -94,11 +96,12 @@ class Path:
         """The same with the forcing term's largest value for its norm."""
         return self._solved(self.norms)
 
-    def young(self, beta: float) -> Series:
-        """The bound of the theorem with the measured rate [P 6, 60]."""
+    def young(self, beta: float, second_order: bool = False) -> Series:
+        """The bound of the theorem with the measured rate [P 6, 60], (K + 1, L)."""
         if not beta > 0:
             raise ValueError(f"beta must be positive, got {beta}")
-        return self._solved(self.weight * self.forcing_norm / (2 * beta), beta)
+        source = self.weight * self.forcing_norm / (2 * beta)
+        return self._solved(source + self._added(second_order), beta)
 
     def young_violated(self, beta: float) -> NDArray[np.bool_]:
         """Whether [P 52] fails at a step and noise level, (K, L), beyond rounding."""

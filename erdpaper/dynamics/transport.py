@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import log_ndtr, logsumexp
 from torch import Tensor
 
-_REACH, _NODES, _HALVINGS = 9.0, 4_001, 120
+_REACH, _NODES, _HALVINGS = 9.0, 1_601, 60
 
 
 def product_w2(

@@ -52,7 +52,7 @@ def kept_folder() -> Path:
 
 
 def load(toy: Toy, folder: Path | None = None) -> MLP:
-    """A trained network; one that the book does not keep is made by `erdpaper spectra`."""
+    """A trained network; one that the book does not keep is made by `erdpaper kernels`."""
     path = file_of(toy, folder or kept_folder())
     network = toy.network()
     try:
@@ -60,6 +60,6 @@ def load(toy: Toy, folder: Path | None = None) -> MLP:
     except FileNotFoundError:
         raise DatasetError(
             f"{path} is missing; restore it with git checkout or make it anew with "
-            "`erdpaper spectra`"
+            "`erdpaper kernels`"
         ) from None
     return network.requires_grad_(False)

@@ -5,6 +5,7 @@ paths, three seeds. Adam is another dynamics; the paper's theorems are about SGD
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ class Measured:
         batches = _Remembered(self._signal)
         found: list[Terms] = []
         path = flow.sgd(self.network, batches, self.run.lr, steps, self._levels, len(LEVELS))
-        for now in tqdm(path, desc=self.run.key, total=steps, unit="step", disable=not bar):
+        shown = partial(tqdm, desc=self.run.key, total=steps, unit="step", mininterval=1)
+        for now in shown(path, leave=False) if bar else path:
             found.append(now)
             if len(found) % _FROZEN_EVERY == 0 and 2 * len(found) > steps:
                 self.frozen.append(self._frozen_error(batches.last, now))
