@@ -1,7 +1,7 @@
 """The excess along a run, and what integrated inequalities say of it [P Thm 3.4, C.6, Rem 3.5].
 
 All are solutions of  db / d tau = -(mu - beta) b + source  with what is measured at every step held
-until the next. In order of what they forget about the forcing term phi and F, E||F||^2 = N:
+until the next. In order of what they forget about the forcing term phi and F, ``E||F||^2 = N``::
 
     signed      beta = 0, source = -phi                     the excess itself [P 46]
     absolute    beta = 0, source = |phi|

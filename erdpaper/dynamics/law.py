@@ -1,6 +1,6 @@
 """Which noise levels a run follows, and how it weighs them [P 1, 23].
 
-With log-SNR lambda, training density p(t) and weight w(t) the effective allocation is
+With log-SNR lambda, training density p(t) and weight w(t) the effective allocation is::
 
     M(lambda) = w p |dt / d lambda|                                                    [P 1]
 
