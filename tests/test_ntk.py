@@ -441,3 +441,12 @@ def test_numbers_that_mean_nothing_are_refused() -> None:
         ntk.coupling(torch.ones(2, 3))
     with pytest.raises(ValueError, match="diagonal"):
         ntk.coupling(torch.zeros(2, 2))
+
+
+def test_alignment_is_the_cosine_of_two_kernels() -> None:
+    first = torch.zeros(2, 2, 1, 1, dtype=torch.float64)
+    second = first.clone()
+    first[0, 0], second[0, 0], second[1, 1] = 3.0, 1.0, 1.0
+    assert ntk.alignment(first, second) == pytest.approx(1 / 2**0.5)
+    assert ntk.alignment(second, 7 * second) == pytest.approx(1)
+    assert ntk.alignment(second, -second) == pytest.approx(-1)

@@ -2,6 +2,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,8 +14,20 @@ from erdpaper import ntk
 from erdpaper.datasets import DatasetError
 from erdpaper.dynamics import Samples, tangent
 from erdpaper.models.mlp import MLP
-from erdpaper.toys import LAW, SCHEDULES, Toy, kept_spectra, modes, networks, spectra
-from erdpaper.toys.spectra import TIMES, cloud
+from erdpaper.toys import (
+    LAW,
+    SCHEDULES,
+    Toy,
+    closure,
+    clusters,
+    kept_spectra,
+    kernels,
+    lazy,
+    modes,
+    networks,
+    spectra,
+)
+from erdpaper.toys.points import TIMES, cloud
 
 TOY = Toy("v", "GVP", steps=5, width=32)
 
@@ -51,9 +64,9 @@ def test_the_chance_to_be_right_is_what_counting_estimates() -> None:
     guess = points.probabilities.argmax(-1)
     for classes in (guess, torch.zeros_like(guess)):
         counted = float((classes == points.cluster).double().mean())
-        assert abs(counted - spectra.accuracy(classes, points)) < 4.5 * 0.5 / 20_000**0.5
-    assert spectra.best_accuracy(points) == spectra.accuracy(guess, points)
-    assert 0.4 < spectra.best_accuracy(points) < 0.9
+        assert abs(counted - clusters.accuracy(classes, points)) < 4.5 * 0.5 / 20_000**0.5
+    assert clusters.best_accuracy(points) == clusters.accuracy(guess, points)
+    assert 0.4 < clusters.best_accuracy(points) < 0.9
 
 
 # ---------------------------------------------------------------- kernels
@@ -69,17 +82,24 @@ def test_eigenvalues_and_rank_are_those_of_the_jacobian(scale: float) -> None:
         parts = torch.autograd.grad(out, list(network.parameters()), retain_graph=True)
         rows.append(torch.cat([p.flatten() for p in parts]))
     expected = np.linalg.svd(torch.stack(rows).numpy(), compute_uv=False) ** 2 / 8
-    blocks = spectra.kernel(network, "VP", 0.3, 8)
+    blocks = kernels.kernel(network, "VP", 0.3, 8)
     values = ntk.spectrum(blocks).values
     np.testing.assert_allclose(values, expected, rtol=1e-8, atol=1e-10 * expected[0])
     assert ntk.effective_rank(values) == pytest.approx(np.exp(stats.entropy(expected)))
 
 
-def test_doubling_keeps_the_network_and_its_time_embedding() -> None:
-    network = Toy("eps", "VP", time_scale=1_000.0, width=16).network()
-    twin = spectra.double(network)
-    assert next(network.parameters()).dtype == torch.float32
-    assert next(twin.parameters()).dtype == torch.float64 and spectra.double(twin) is twin
+@pytest.mark.parametrize("parameterisation", ["standard", "ntk"])
+def test_doubling_keeps_the_network_and_its_time_embedding(
+    parameterisation: Literal["standard", "ntk"],
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = MLP(width=16, time_scale=1_000.0, parameterisation=parameterisation)
+    twin = kernels.double(network)
+    assert next(network.parameters()).dtype == torch.float32 == network.embed.frequencies.dtype
+    assert network.readout.weight.requires_grad and not twin.readout.weight.requires_grad
+    assert next(twin.parameters()).dtype == torch.float64 == twin.embed.frequencies.dtype
+    assert kernels.double(twin) is twin
     x, t = drawn(0, 5, 2), torch.linspace(0, 1, 5, dtype=torch.float64)
     torch.testing.assert_close(
         twin(x, t).float(), network(x.float(), t.float()).detach(), rtol=1e-3, atol=1e-4
@@ -90,7 +110,7 @@ def test_the_rate_is_that_at_which_training_at_one_level_contracts() -> None:
     network, points = small(), cloud("GVP", 0.4, 32)
     t, bayes = torch.full((32,), 0.4, dtype=torch.float64), points.bayes("x0")
     r = network(points.x, t) - bayes
-    found = spectra.rate(spectra.kernel(network, "GVP", 0.4, 32), r)
+    found = kernels.rate(kernels.kernel(network, "GVP", 0.4, 32), r)
     network.requires_grad_(True)
     loss = (network(points.x, t) - bayes).square().sum(-1).mean()
     slope = torch.autograd.grad(loss / 2, list(network.parameters()))
@@ -102,14 +122,14 @@ def test_the_rate_is_that_at_which_training_at_one_level_contracts() -> None:
 def test_cosines_of_clusters_that_are_known() -> None:
     cluster = torch.tensor([0, 0, 1, 1])
     vectors = torch.tensor([[2.0, 0], [1, 0], [0, 1], [1, 1]], dtype=torch.float64)
-    found = spectra.cosines(spectra.directions(vectors), cluster)
+    found = kernels.cosines(kernels.directions(vectors), cluster)
     half = 0.5**0.5
     assert found.within == pytest.approx((1 + half) / 2)
     assert found.between == pytest.approx(half / 2)
     assert found.overall == pytest.approx((1 + 3 * half) / 6)
-    top = float(torch.linalg.eigvalsh(spectra.directions(vectors))[-1])
+    top = float(torch.linalg.eigvalsh(kernels.directions(vectors))[-1])
     assert found.share == pytest.approx(top / 4)
-    assert spectra.cosines(torch.ones(4, 4), cluster) == (1, 1, 1, pytest.approx(1))
+    assert kernels.cosines(torch.ones(4, 4), cluster) == (1, 1, 1, pytest.approx(1))
 
 
 # ---------------------------------------------------------------- features
@@ -117,7 +137,7 @@ def test_cosines_of_clusters_that_are_known() -> None:
 
 def test_the_plane_is_that_of_principal_components() -> None:
     h = drawn(1, 50, 6) * torch.tensor([3.0, 1, 2, 0.1, 0.1, 0.1]) + 5
-    fig9 = spectra.plane(h)
+    fig9 = clusters.plane(h)
     centred = (h - h.mean(0)).numpy()
     expected = np.linalg.svd(centred)[2][:2]
     for mine, theirs in zip(fig9.axes.numpy(), expected, strict=True):
@@ -131,24 +151,24 @@ def test_the_plane_is_that_of_principal_components() -> None:
 def test_scatter_adds_up_and_knows_clusters() -> None:
     cluster = torch.arange(4).repeat_interleave(500)
     h = LAW.means[cluster] + 0.3 * drawn(2, 2_000, 2)
-    found = spectra.scatter(h, cluster)
+    found = clusters.scatter(h, cluster)
     total = float((h - h.mean(0)).square().sum(-1).mean())
     assert found.within + found.between == pytest.approx(total)
     assert found.within == pytest.approx(2 * 0.09, rel=0.1)
     assert found.between == pytest.approx(8, rel=0.02) and found.ratio == pytest.approx(44, rel=0.1)
-    assert spectra.scatter(h, cluster.flip(0).roll(250)).ratio < found.ratio / 5
+    assert clusters.scatter(h, cluster.flip(0).roll(250)).ratio < found.ratio / 5
 
 
 def test_a_probe_finds_what_is_linear_and_is_least_squares() -> None:
     cluster = torch.arange(4).repeat_interleave(50)
     h = LAW.means[cluster] + 0.3 * drawn(3, 200, 2)
     labels = torch.nn.functional.one_hot(cluster).double()
-    assert torch.equal(spectra.probe(h, labels, h), cluster)
+    assert torch.equal(clusters.probe(h, labels, h), cluster)
     features, fresh, answers = drawn(4, 60, 5), drawn(5, 30, 5), drawn(6, 60, 4)
     one, other = (np.c_[part.numpy(), np.ones(len(part))] for part in (features, fresh))
     map_ = np.linalg.lstsq(one, answers.numpy(), rcond=None)[0]
-    assert (spectra.probe(features, answers, fresh).numpy() == (other @ map_).argmax(1)).all()
-    blind = spectra.probe(torch.zeros(200, 3).double(), labels, torch.zeros(200, 3).double())
+    assert (clusters.probe(features, answers, fresh).numpy() == (other @ map_).argmax(1)).all()
+    blind = clusters.probe(torch.zeros(200, 3).double(), labels, torch.zeros(200, 3).double())
     assert len(blind.unique()) == 1
 
 
@@ -176,29 +196,37 @@ def test_a_line_holds_every_number_at_every_time(line: tuple[Path, str]) -> None
         assert np.shape(numbers["joint"]) == (13, 13)
         assert np.shape(numbers["eigenvalues"]) == (13, 3)
         points = cloud("GVP", TIMES[7])
-        blocks = spectra.kernel(network, "GVP", TIMES[7])
+        blocks = kernels.kernel(network, "GVP", TIMES[7])
         values = ntk.spectrum(blocks).values
         assert numbers["eigenvalues"][7] == pytest.approx(values[:3].tolist(), rel=1e-5)
         assert numbers["trace"][7] == pytest.approx(float(values.sum()), rel=1e-5)
         assert numbers["rank"][7] == pytest.approx(ntk.effective_rank(values), rel=1e-5)
         t = torch.full((len(points.x),), TIMES[7], dtype=torch.float64)
-        r = spectra.double(network)(points.x, t).detach() - points.bayes("v")
-        assert numbers["rate"][7] == pytest.approx(spectra.rate(blocks, r), rel=1e-5)
+        r = kernels.double(network)(points.x, t).detach() - points.bayes("v")
+        assert numbers["rate"][7] == pytest.approx(kernels.rate(blocks, r), rel=1e-5)
         assert numbers["excess"][7] == pytest.approx(float(r.square().sum(-1).mean()), rel=1e-5)
-        gram = spectra.cosines(ntk.normalised(blocks), points.cluster)
+        gram = kernels.cosines(ntk.normalised(blocks), points.cluster)
         for name, value in gram._asdict().items():
             assert numbers[name][7] == pytest.approx(value, rel=1e-5)
-        h = spectra.features(network, "GVP", TIMES[7])
-        parts = spectra.scatter(h, cloud("GVP", TIMES[7], len(h)).cluster)
+        h = clusters.features(network, "GVP", TIMES[7])
+        parts = clusters.scatter(h, cloud("GVP", TIMES[7], len(h)).cluster)
         assert numbers["scatter_between"][7] == pytest.approx(parts.between, rel=1e-5)
         fit, test = (cloud("GVP", TIMES[7], len(h), draw) for draw in (0, 1))
-        fresh = spectra.features(network, "GVP", TIMES[7], draw=1)
-        classes = spectra.probe(h, fit.probabilities, fresh)
-        assert numbers["probe"][7] == pytest.approx(spectra.accuracy(classes, test), rel=1e-5)
-        # where the plane is fitted its origin is the mean of the features
-        k = TIMES.index(spectra.PLANE_TIME)
-        assert numbers["from_mean"][k] == pytest.approx(numbers["scatter_between"][k] ** 0.5, 0.2)
-    drift = ntk.drift(*(spectra.kernel(n, "GVP", TIMES[0]) for n in (TOY.network(), network)))
+        fresh = clusters.features(network, "GVP", TIMES[7], draw=1)
+        classes = clusters.probe(h, fit.probabilities, fresh)
+        assert numbers["probe"][7] == pytest.approx(clusters.accuracy(classes, test), rel=1e-5)
+        labels = torch.nn.functional.one_hot(fit.cluster, 4).double()
+        guess = clusters.probe(h, labels, fresh)
+        share = float(test.probabilities[torch.arange(len(guess)), guess].mean())
+        assert numbers["probe_labels"][7] == pytest.approx(share, rel=1e-5)
+        # the plane of t = 0.1 by singular vectors; middles in it, from its origin and from h = 0
+        early = clusters.features(network, "GVP", 0.1).numpy()
+        axes = np.linalg.svd(early - early.mean(0), full_matrices=False)[2][:2]
+        middles = np.stack([h[fit.cluster == c].numpy().mean(0) for c in range(4)])
+        for name, origin in (("from_mean", early.mean(0)), ("from_zero", 0.0)):
+            expected = np.linalg.norm((middles - origin) @ axes.T, axis=1).mean()
+            assert numbers[name][7] == pytest.approx(expected, rel=1e-5)
+    drift = ntk.drift(*(kernels.kernel(n, "GVP", TIMES[0]) for n in (TOY.network(), network)))
     assert found["drift"][0] == pytest.approx(drift, rel=1e-5)
 
 
@@ -233,7 +261,7 @@ def test_the_kept_numbers_are_those_of_the_kept_networks() -> None:
         result = kept.seeds(toy.target, toy.schedule)[0]
         network = networks.load(toy)
         for t in (0.05, 0.95):
-            blocks = spectra.kernel(network, toy.schedule, t)
+            blocks = kernels.kernel(network, toy.schedule, t)
             values = ntk.spectrum(blocks).values
             assert result.at("eigenvalues", t) == pytest.approx(float(values[0]), rel=1e-5)
             assert result.at("rank", t) == pytest.approx(ntk.effective_rank(values), rel=1e-5)
@@ -241,10 +269,10 @@ def test_the_kept_numbers_are_those_of_the_kept_networks() -> None:
 
 def test_drift_along_a_training_begins_at_zero_and_grows() -> None:
     toy = replace(TOY, steps=40)
-    network, drift = spectra.drifting(toy, (0, 5, 40), (0.05, 0.95), points=32)
+    network, drift = lazy.drifting(toy, (0, 5, 40), (0.05, 0.95), points=32)
     assert drift.shape == (3, 2) and float(drift[0].max()) == 0
     assert bool((drift[2] > drift[1]).all())
-    before, after = (spectra.kernel(n, "GVP", 0.95, 32) for n in (toy.network(), network))
+    before, after = (kernels.kernel(n, "GVP", 0.95, 32) for n in (toy.network(), network))
     assert float(drift[2, 1]) == pytest.approx(ntk.drift(before, after))
 
 
@@ -261,8 +289,8 @@ def test_the_surrogate_is_its_equation_in_function_space() -> None:
     sizes = {"points": 6, "steps": 5, "step": 0.5, "batch": 3}
     runs = modes.surrogate(["eps", "x0"], 1, [0.0], **sizes)  # type: ignore[arg-type]
     for target in ("eps", "x0"):
-        run, law, network = runs[target, 0.0], modes.law_of(target), modes._network(1)
-        here, there = law.at(0.0, 6, modes._stream(1, 1, 0)), law.draw(15, modes._stream(1, 2))
+        run, law, network = runs[target, 0.0], modes.law_of(target), modes.untrained(1)
+        here, there = law.at(0.0, 6, modes.stream(1, 1, 0)), law.draw(15, modes.stream(1, 2))
         theta = ntk.layerwise(network, (here.x, here.t))
         K = theta.permute(0, 2, 1, 3).reshape(12, 12) / 6
         r, M = (network(here.x, here.t) - here.bayes).flatten(), float(here.weight[0])
@@ -275,46 +303,48 @@ def test_the_surrogate_is_its_equation_in_function_space() -> None:
                 r = r + 0.5 / 4_000 * (pushed - M * K @ r)
             energy = M / 2 * float(r.square().sum()) / 6
             assert float(run.excess[k + 1]) == pytest.approx(energy, rel=1e-3)
-        assert run.floor == pytest.approx(law.floor(0.0))
-        assert run.later <= run.worst <= 1 + 1e-9 and float(run.times[-1]) == 2.5
+        over = (run.excess / run.bounds)[:, 1:]
+        assert run.worst == float(over.max()) <= 1 + 1e-9
+        assert run.later == float(over[:, len(run.times) // 2 - 1 :].max())
+        assert float(run.times[-1]) == 2.5
         assert run.informative == float(run.bounds[:, -1].min() / run.excess[0])
 
 
 def test_the_distance_of_drifts_does_not_know_their_scale() -> None:
     a, b = torch.tensor([3.0, 0, 0]), torch.tensor([1.0, 1, 0])
-    assert modes._apart(a, b) == pytest.approx(0.5**0.5) == modes._apart(-2 * a, b)
-    assert modes._apart(a, a) == 0 and modes._apart(a, torch.tensor([0.0, 1, 0])) == 1
+    assert closure._apart(a, b) == pytest.approx(0.5**0.5) == closure._apart(-2 * a, b)
+    assert closure._apart(a, a) == 0 and closure._apart(a, torch.tensor([0.0, 1, 0])) == 1
 
 
 def test_both_drifts_are_those_of_gradient_descent() -> None:
-    found = modes.closure(["v"], -4.0, 2, points=10, samples=32)["v"]
-    network, law = modes._network(2), modes.law_of("v")
-    place = law.at(-4.0, 10, modes._stream(2, 6))
+    found = closure.closure(["v"], -4.0, 2, points=10, samples=32)["v"]
+    network, law = modes.untrained(2), modes.law_of("v")
+    place = law.at(-4.0, 10, modes.stream(2, 6))
 
     def drift(samples: Samples) -> Tensor:
         r = network(samples.x, samples.t) - samples.bayes
         direction = tangent.pull(network, samples.x, samples.t, samples.weight[:, None] * r)[0]
         return tangent.push(network, place.x, place.t, direction)
 
-    alone = drift(modes.mirrored(law.at(-4.0, 16, modes._stream(2, 7))))
-    joint = [drift(modes.mirrored(law.draw(16, modes._stream(2, k)))) for k in (8, 9)]
-    assert found.error == pytest.approx(modes._apart(alone, joint[0] + joint[1]))
-    assert found.sampling == pytest.approx(modes._apart(*joint) / 2)
+    alone = drift(closure.mirrored(law.at(-4.0, 16, modes.stream(2, 7))))
+    joint = [drift(closure.mirrored(law.draw(16, modes.stream(2, k)))) for k in (8, 9)]
+    assert found.error == pytest.approx(closure._apart(alone, joint[0] + joint[1]))
+    assert found.sampling == pytest.approx(closure._apart(*joint) / 2)
 
 
 def test_a_level_is_closed_when_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"points": 24, "samples": 2_048}
-    open_ = modes.closure(["u"], 4.0, 0, **sizes)["u"]
+    open_ = closure.closure(["u"], 4.0, 0, **sizes)["u"]
     assert open_.error > 10 * open_.sampling
     narrow = replace(modes.law_of("u"), span=(3.99, 4.01))
-    monkeypatch.setattr(modes, "law_of", lambda target, schedule="VP": narrow)
-    closed = modes.closure(["u"], 4.0, 0, **sizes)["u"]
+    monkeypatch.setattr(closure, "law_of", lambda target, schedule="VP": narrow)
+    closed = closure.closure(["u"], 4.0, 0, **sizes)["u"]
     assert closed.error < 4 * closed.sampling + 0.02 < open_.error / 2
 
 
 def test_mirror_images_are_exact_samples() -> None:
     law = modes.law_of("v")
-    both = modes.mirrored(law.draw(20, torch.Generator().manual_seed(0)))
+    both = closure.mirrored(law.draw(20, torch.Generator().manual_seed(0)))
     exact = LAW.posterior_mean(both.x, *SCHEDULES["VP"](both.t), "v")
     torch.testing.assert_close(both.bayes, exact)
     torch.testing.assert_close(both.x.sum(0), torch.zeros(2).double(), atol=1e-9, rtol=0)
@@ -322,10 +352,12 @@ def test_mirror_images_are_exact_samples() -> None:
 
 
 def test_descent_moves_the_kernel_and_not_without_time() -> None:
-    still, short, long = (modes.descend(32, 0, points=16, time=tau) for tau in (0.0, 0.5, 2.0))
+    still, short, long = (
+        lazy.drift_of_width(32, 0, points=16, time=tau) for tau in (0.0, 0.5, 2.0)
+    )
     assert still == (0, 0, 1)
     assert 0 < short.kernel < long.kernel and short.loss > long.loss
-    assert modes.descend(512, 0, points=16).parameters < long.parameters / 4
+    assert lazy.drift_of_width(512, 0, points=16).parameters < long.parameters / 4
 
 
 def test_the_weights_are_those_of_the_card() -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from erdpaper import cli
 from erdpaper.datasets import DatasetError
-from erdpaper.dynamics import flow, terms
+from erdpaper.dynamics import couplings, flow, representation, tangent, terms
 from erdpaper.dynamics.law import Law, Samples
 from erdpaper.files import write_atomically
 from erdpaper.models.mlp import MLP
@@ -161,11 +161,39 @@ def test_conditions_are_those_of_one_large_batch(monkeypatch: pytest.MonkeyPatch
     assert found["rate"][0] == pytest.approx(float(whole.coupling[0] / whole.excess[0]))
     assert found["excess"][0] == pytest.approx(float(whole.excess[0]))
     assert len(found["negative"]) == 2 and len(found["negative"][0]) == len(conditions.BATCHES)
-    r = terms.residual(network, point)[:16]
-    assert found["residual"][0] == pytest.approx(float(r.square().sum(-1).mean().sqrt()))
-    smaller = r.norm(dim=-1) <= point.xi[:16].norm(dim=-1)
-    assert found["small"][0] == pytest.approx(float(smaller.double().mean()))
-    assert found["noise_longer"][0] <= found["small"][0]
+    each = couplings.contributions(network, point, samples)
+    assert found["rate_error"][0] == pytest.approx(each.rate[1])
+    far = (SCHEDULES["GVP"].logsnr(samples.t) + 4).abs() > 1
+    squares = each.forcing.square()
+    assert found["far_forcing"][0] == pytest.approx(float(squares[far].sum() / squares.sum()))
+
+
+def test_gradients_of_a_level_are_those_of_its_samples() -> None:
+    network = Toy("eps", "VP").network().double()
+    points = Law(LAW, SCHEDULES["VP"], "eps").at(1.0, 24, generator())
+    found = conditions._gradients(network, points)
+    r = terms.residual(network, points)
+    norms = representation.norms(network, points)
+    signal, noise = representation.batch_norms(network, points)
+    smaller = r.norm(dim=-1) <= points.xi.norm(dim=-1)
+    longer = smaller & (norms.noise > norms.signal)
+
+    def rms(values: torch.Tensor) -> float:
+        return math.sqrt(float(values.square().sum()) / 24)
+
+    expected = {
+        "signal": rms(norms.signal),
+        "noise": rms(norms.noise),
+        "batch_signal": signal,
+        "batch_noise": noise,
+        "residual": rms(r),
+        "recoverable": rms(points.bayes),
+        "xi": rms(points.xi),
+        "small": int(smaller.sum()) / 24,
+        "noise_longer": int(longer.sum()) / 24,
+    }
+    assert found == pytest.approx(expected)
+    assert 0 < expected["noise_longer"] < 1
 
 
 def test_the_middle_cell_of_distance_is_one_either_way() -> None:
@@ -194,9 +222,54 @@ def test_a_run_keeps_what_its_path_says(monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_allclose(
         found["tail"]["rate"] * found["tail"]["excess"], path.coupling[-4:].mean(0), rtol=1e-3
     )
-    assert found["violated"] == 0 and found["excess_over_bound"] <= 1.001
-    best = np.min([path.young(beta)[-1] for beta in runs.BETAS], 0)
-    np.testing.assert_allclose(found["ladder"]["young"], best, rtol=1e-4)
+    np.testing.assert_allclose(
+        found["tail"]["forcing_norm"], path.forcing_norm[-4:].mean(0), rtol=1e-3
+    )
+    np.testing.assert_allclose(found["forcing_norm_max"], path.forcing_norm.max(0), rtol=1e-3)
+    np.testing.assert_allclose(found["rate_negative"], (path.coupling < 0).mean(0))
+    cosine = np.median(np.abs(path.forcing) / path.norms, 0)
+    np.testing.assert_allclose(found["cosine"], cosine, rtol=1e-3)
+    bounds = np.array([path.young(beta)[1:] for beta in runs.BETAS])
+    second = np.array([path.young(beta, second_order=True) for beta in runs.BETAS])
+    ladder = {
+        "signed": path.signed()[-1],
+        "second_order": path.signed(second_order=True)[-1],
+        "absolute": path.absolute()[-1],
+        "norm": path.norm()[-1],
+        "young": second[:, -1].min(0),
+    }
+    for name, expected in ladder.items():
+        np.testing.assert_allclose(found["ladder"][name], expected, rtol=1e-3)
+    assert found["violated"] == 0
+    assert found["excess_over_bound"] == pytest.approx((path.whole[1:] / bounds).max(), rel=1e-3)
+    largest = (path.whole[1:] / second[:, 1:]).max()
+    assert found["excess_over_second_order"] == pytest.approx(largest, rel=1e-3)
+
+
+@pytest.mark.parametrize("target", ["x0", "u"])
+def test_a_surrogate_is_told_by_its_first_order_and_lies_below_its_bounds(target: str) -> None:
+    path = limits.surrogate(target, 16, generator())
+    np.testing.assert_allclose(path.signed(), path.whole, rtol=0.05)
+    for beta in runs.BETAS:
+        assert bool((path.whole[1:] <= path.young(beta)[1:] * 1.001).all())
+
+
+def test_a_population_flow_is_gradient_descent_on_bayes_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "POINTS", 8)
+    run = Run("x0", batch=16, steps=20)
+    found = runs.population(run)
+    measured = runs.Measured(run)
+    np.testing.assert_allclose(found["excess"][0], measured.excess(), rtol=1e-6)
+    for _ in range(2):
+        batch = measured.clean()
+        y, weight = batch.bayes, batch.weight / 16
+        f = measured.network(batch.x, batch.t)
+        loss = (weight * (f - y).square().sum(-1)).sum() / 2
+        gradient = torch.autograd.grad(loss, list(measured.network.parameters()))
+        tangent.move(measured.network, torch.cat([g.flatten() for g in gradient]), -run.lr)
+    np.testing.assert_allclose(found["excess"][1], measured.excess(), rtol=1e-4)
 
 
 def test_the_kernel_of_the_start_tells_everything_until_it_moves(
@@ -221,18 +294,21 @@ def test_everything_is_collected_and_read_back(
     toy = Toy("eps", "VP", steps=2)
     monkeypatch.setattr(networks, "wanted", lambda: [toy, replace(toy, time_scale=1_000.0)])
     monkeypatch.setattr(runs, "wanted", lambda: [Run("eps", batch=1, steps=10)])
+    monkeypatch.setattr(runs, "small_step_wanted", lambda: [Run("v", steps=10, lr=0.005)])
+    monkeypatch.setattr(runs, "population_wanted", lambda: [Run("eps", batch=8, steps=10)])
     for module in (networks, theorems):
         monkeypatch.setattr(module, "fill", one_process)
     for name in ("_POINTS", "_SAMPLES", "_GRADIENTS", "_BATCH"):
         monkeypatch.setattr(conditions, name, 512)
     theorems.everything(tmp_path / "work", tmp_path / "out", tmp_path / "weights", 2)
-    kept, states = theorems.load(tmp_path / "out")
+    kept, states, short, population = theorems.load(tmp_path / "out")
+    assert population[0]["excess"].shape == (11, 3) and short[0]["lr"] == 0.005
     assert [row["state"] for row in states] == ["start", "trained"] and len(kept) == 1
     assert kept[0]["bounds"].shape == (len(runs.BETAS), 11, 3)
     assert states[0]["negative"].shape == (len(conditions.LEVELS), len(conditions.BATCHES))
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert card["command"] == "erdpaper theorems"
-    assert card["pieces"] == {"conditions": 2, "runs": 1}
+    assert card["pieces"] == {"conditions": 2, "runs": 1, "small_step": 1, "population": 1}
 
 
 def test_missing_results_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
@@ -243,8 +319,8 @@ def test_missing_results_are_named_with_the_command_that_makes_them(tmp_path: Pa
 
 
 def test_the_book_keeps_every_run_and_condition() -> None:
-    kept, states = theorems.load()
-    assert len(kept) == 60 and len(states) == 72
+    found = theorems.load()
+    assert [len(part) for part in found] == [60, 72, 6, 12]
 
 
 @pytest.mark.parametrize("command", ["theorems", "kernels", "toys"])

@@ -1,12 +1,16 @@
 """The excess along a run, and what integrated inequalities say of it [P Thm 3.4, C.6, Rem 3.5].
 
-All are solutions of  db / d tau = -(mu - beta) b + source  with what is measured at every step held
-until the next. In order of what they forget about the forcing term phi and F, ``E||F||^2 = N``::
+A step eta of SGD changes the excess b by - eta (mu b + phi) + eta^2 / 2 M E||J g||^2, with coupling
+mu b and forcing phi, up to the curvature of the network; the surrogate keeps the first order. In
+order of what they forget about the forcing, F its field and ``E||F||^2 = N``::
 
-    signed      beta = 0, source = -phi                     the excess itself [P 46]
-    absolute    beta = 0, source = |phi|
-    norm        beta = 0, source = M ||r|| sqrt(N)          Cauchy-Schwarz [P 55]
-    young       source = M / (2 beta) N                     Young, for every beta > 0 [P 6, 60]
+    signed      nothing: source - phi, as a recursion over steps                       [P 46]
+    absolute    source |phi|
+    norm        source M ||r|| sqrt(N)          Cauchy-Schwarz                         [P 55]
+    young       source M / (2 beta) N, rate mu - beta, for every beta > 0              [P 6, 60]
+
+The last three solve db / d tau = - rate b + source, with what is measured at a step held until the
+next. Each lies above the one before it, the first pair up to the square of rate times step.
 """
 
 from dataclasses import dataclass
@@ -73,35 +77,40 @@ class Path:
     def _solved(self, source: Series, beta: float = 0.0) -> Series:
         return integrate(self.rate - beta, source, self.excess[0], self.step)
 
+    def _second(self) -> Series:
+        """eta / 2 M E||J g||^2, what a step of finite length adds per time."""
+        return self.step / 2 * self.weight * self.update_norm
+
     def signed(self, second_order: bool = False) -> Series:
         """The excess from coupling and forcing with their signs, (K + 1, L).
 
-        With `second_order` also from step / 2 M E||J g||^2, what a step of finite length adds.
+        First order is the surrogate's; with `second_order` it is the run's, up to curvature.
         """
-        return self._solved(self._added(second_order) - self.forcing)
-
-    def _added(self, second_order: bool) -> Series | float:
-        return self.step / 2 * self.weight * self.update_norm if second_order else 0.0
+        source = (self._second() if second_order else 0.0) - self.forcing
+        path = [self.excess[0]]
+        for rate, now in zip(self.rate, source, strict=True):
+            path.append(path[-1] + self.step * (now - rate * path[-1]))
+        return np.stack(path)
 
     def absolute(self) -> Series:
-        """The same with the forcing term's absolute value."""
-        return self._solved(np.abs(self.forcing))
+        """With the forcing term's absolute value and second order, (K + 1, L)."""
+        return self._solved(np.abs(self.forcing) + self._second())
 
     @property
     def norms(self) -> Series:
-        """M ||r|| ||F||, the largest forcing term of this norm [P 55]."""
+        """M ||r|| ||F||, the largest forcing term of this norm, (K, L) [P 55]."""
         return np.sqrt(2 * self.weight * self.excess * self.forcing_norm)
 
     def norm(self) -> Series:
-        """The same with the forcing term's largest value for its norm."""
-        return self._solved(self.norms)
+        """With the forcing term's largest value for its norm and second order, (K + 1, L)."""
+        return self._solved(self.norms + self._second())
 
     def young(self, beta: float, second_order: bool = False) -> Series:
         """The bound of the theorem with the measured rate [P 6, 60], (K + 1, L)."""
         if not beta > 0:
             raise ValueError(f"beta must be positive, got {beta}")
         source = self.weight * self.forcing_norm / (2 * beta)
-        return self._solved(source + self._added(second_order), beta)
+        return self._solved(source + (self._second() if second_order else 0.0), beta)
 
     def young_violated(self, beta: float) -> NDArray[np.bool_]:
         """Whether [P 52] fails at a step and noise level, (K, L), beyond rounding."""

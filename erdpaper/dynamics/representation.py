@@ -31,7 +31,8 @@ def norms(model: MLP, samples: Samples) -> Norms:
     with torch.no_grad():
         h = model.features(samples.x, samples.t)
         own = (weight * h).square().sum(-1) + bias**2
-        K = diagonal(model, (samples.x, samples.t)) - own[:, None, None] * torch.eye(2).to(h)
+        identity = torch.eye(model.readout.out_features).to(h)
+        K = diagonal(model, (samples.x, samples.t)) - own[:, None, None] * identity
     r = residual(model, samples)
 
     def norm(v: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ blocks, blocks[i, j] = Theta(point i, point j), of shape (N, M, d, d).
 
 from erdpaper.ntk.general import empirical
 from erdpaper.ntk.layerwise import diagonal, feature_norms, layerwise
-from erdpaper.ntk.levels import coupling, cross_noise, drift
+from erdpaper.ntk.levels import alignment, coupling, cross_noise, drift
 from erdpaper.ntk.operator import Spectrum, effective_rank, normalised, spectrum
 from erdpaper.ntk.points import Points
 
 __all__ = [
     "Points",
     "Spectrum",
+    "alignment",
     "coupling",
     "cross_noise",
     "diagonal",

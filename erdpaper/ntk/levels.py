@@ -54,6 +54,12 @@ def coupling(matrix: Tensor) -> Tensor:
     return matrix / (scale[:, None] * scale).sqrt()
 
 
+def alignment(first: Tensor, second: Tensor) -> float:
+    """The cosine between two kernels on the same points: 1 where they differ by a factor only."""
+    product = (first * second).sum()
+    return float(product / (torch.linalg.vector_norm(first) * torch.linalg.vector_norm(second)))
+
+
 def drift(before: Tensor, after: Tensor) -> float:
     """||after - before||_F / ||before||_F over all blocks: how far a kernel moved [after P 53].
 

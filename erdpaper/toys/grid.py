@@ -7,20 +7,19 @@ the same. When all are there they are collected in data/results/06_gmm_toys.
 
 import json
 import math
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from erdpaper.files import write_atomically
 from erdpaper.toys import measure
 from erdpaper.toys.spec import SCHEDULES, Toy, midpoints
-from erdpaper.toys.tasks import fill
+from erdpaper.toys.tasks import fill, write_card
 from erdpaper.training import Decay, averaged, train
 
 NAME = "06_gmm_toys"
@@ -119,14 +118,18 @@ def compute(toy: Toy) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> Any:
-    """Six significant digits of a number, a tensor, or all that lists and dictionaries hold."""
-    if isinstance(value, torch.Tensor):
+    """Six significant digits of a number, an array, or all that lists and dictionaries hold.
+
+    Texts and whole numbers stay; strict JSON has no infinity, so what is not finite becomes None.
+    """
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
         return rounded(value.tolist())
     if isinstance(value, dict):
         return {name: rounded(part) for name, part in value.items()}
     if isinstance(value, list):
         return [rounded(part) for part in value]
-    # strict JSON has no infinity; `kept` reads null as one
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
@@ -148,11 +151,5 @@ def everything(work: Path, out: Path, jobs: int) -> None:
     unique = {Toy.from_dict(line).key: line for lines in found.values() for line in lines}
     text = "".join(json.dumps(unique[key]) + "\n" for key in sorted(unique))
     write_atomically(out / "runs.jsonl", text)
-    card = {
-        "command": "erdpaper toys",
-        "trainings": {name: len(lines) for name, lines in found.items()},
-        "device": f"cpu, {platform.machine()}, one thread a training",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    write_atomically(out / "card.json", json.dumps(card, indent=1) + "\n")
+    trainings = {name: len(lines) for name, lines in found.items()}
+    write_card(out, "erdpaper toys", "training", trainings=trainings)

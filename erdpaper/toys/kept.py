@@ -15,9 +15,9 @@ from scipy import stats
 from torch import Tensor
 
 from erdpaper import datasets, targets
-from erdpaper.datasets import DatasetError
 from erdpaper.toys.grid import BINS, JUDGED_SEEDS, NAME, SWEEP_SEED, WEIGHTED_ON, WEIGHTING_STEPS
 from erdpaper.toys.spec import SCHEDULES, Toy, midpoints
+from erdpaper.toys.tasks import missing
 from erdpaper.training import Decay
 
 OPEN = object()
@@ -105,10 +105,7 @@ def _load(folder: Path) -> Kept:
         lines = (folder / "runs.jsonl").read_text().splitlines()
         card = json.loads((folder / "card.json").read_text())
     except FileNotFoundError as error:
-        raise DatasetError(
-            f"{error.filename} is missing; restore it with git checkout or make it anew with "
-            "`erdpaper toys`"
-        ) from None
+        raise missing(error.filename, "erdpaper toys") from None
     runs = [json.loads(line) for line in lines]
     return Kept(tuple(Result(Toy.from_dict(run), run) for run in runs), card)
 

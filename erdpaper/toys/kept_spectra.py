@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from erdpaper import datasets, ntk
-from erdpaper.datasets import DatasetError
 from erdpaper.toys.networks import NAME
+from erdpaper.toys.points import TIMES
 from erdpaper.toys.spec import Toy
-from erdpaper.toys.spectra import TIMES
+from erdpaper.toys.tasks import missing
 
 State = Literal["trained", "untrained"]
 
@@ -84,9 +84,6 @@ def _load(folder: Path) -> Kept:
         lines = (folder / "runs.jsonl").read_text().splitlines()
         card = json.loads((folder / "card.json").read_text())
     except FileNotFoundError as error:
-        raise DatasetError(
-            f"{error.filename} is missing; restore it with git checkout or make it anew with "
-            "`erdpaper kernels`"
-        ) from None
+        raise missing(error.filename, "erdpaper kernels") from None
     runs = [json.loads(line) for line in lines]
     return Kept(tuple(Result(Toy.from_dict(run), run) for run in runs), card)

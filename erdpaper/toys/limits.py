@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, jvp, stack_module_state, vjp, vmap
 
 from erdpaper.dynamics import flow, tangent, terms
+from erdpaper.dynamics.bounds import Path
 from erdpaper.dynamics.law import Law, Samples
 from erdpaper.models.mlp import MLP
 from erdpaper.toys.spec import LAW, SCHEDULES
@@ -26,9 +27,9 @@ _SEED = 7
 State = dict[str, Tensor]
 
 
-def task() -> Law:
-    """x0 on VP, lambda uniform on [-8, 8]."""
-    return Law(LAW, SCHEDULES["VP"], "x0")
+def task(target: str = "x0") -> Law:
+    """A target on VP, lambda uniform on [-8, 8]."""
+    return Law(LAW, SCHEDULES["VP"], target)
 
 
 def network() -> MLP:
@@ -38,9 +39,9 @@ def network() -> MLP:
         return MLP(width=WIDTH).double()
 
 
-def levels(generator: torch.Generator) -> Samples:
+def levels(generator: torch.Generator, target: str = "x0") -> Samples:
     """Points of the three noise levels, joined."""
-    return terms.joined([task().at(level, POINTS, generator) for level in LEVELS])
+    return terms.joined([task(target).at(level, POINTS, generator) for level in LEVELS])
 
 
 class Held(NamedTuple):
@@ -48,6 +49,16 @@ class Held(NamedTuple):
 
     distance: list[float]
     unexplained: list[float]
+
+
+def surrogate(target: str, count: int, generator: torch.Generator) -> Path:
+    """A path of the surrogate: eight batches, each held for 0.1 in so many steps."""
+    batches = [task(target).draw(BATCH, generator) for _ in range(8)]
+    points, model = levels(generator, target), network()
+    signal, step = flow.held(batches, count), 0.1 / count
+    found = list(flow.sgd(model, signal, step, 8 * count, points, len(LEVELS)))
+    weight = points.weight.view(len(LEVELS), -1)[:, 0]
+    return Path.of(step, weight, found, terms.excess(model, points, len(LEVELS)))
 
 
 def held(counts: Sequence[int], generator: torch.Generator, duration: float = 0.1) -> Held:

@@ -11,11 +11,10 @@ from pathlib import Path
 from safetensors.torch import load_file, save
 
 from erdpaper import datasets
-from erdpaper.datasets import DatasetError
 from erdpaper.models.mlp import MLP
 from erdpaper.toys.grid import TARGETS
 from erdpaper.toys.spec import SCHEDULES, Toy
-from erdpaper.toys.tasks import fill
+from erdpaper.toys.tasks import fill, missing
 from erdpaper.training import train
 
 NAME = "04_ntk_spectrum"
@@ -58,8 +57,5 @@ def load(toy: Toy, folder: Path | None = None) -> MLP:
     try:
         network.load_state_dict(load_file(path))
     except FileNotFoundError:
-        raise DatasetError(
-            f"{path} is missing; restore it with git checkout or make it anew with "
-            "`erdpaper kernels`"
-        ) from None
+        raise missing(path, "erdpaper kernels") from None
     return network.requires_grad_(False)

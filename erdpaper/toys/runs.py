@@ -13,13 +13,15 @@ import torch
 from tqdm import tqdm
 
 from erdpaper.dynamics import flow
-from erdpaper.dynamics.bounds import Path
+from erdpaper.dynamics.bounds import Path, Series
 from erdpaper.dynamics.law import Law, Samples
 from erdpaper.dynamics.terms import Terms, directions, excess, joined, residual, terms
 from erdpaper.toys.grid import TARGETS
 from erdpaper.toys.spec import LAW, SCHEDULES, Toy
 
 LEVELS = (-4.0, 0.0, 4.0)
+# clean labels in batches this large stand for the population
+POPULATION = 2_048
 BETAS = tuple(float(10 ** (k / 2)) for k in range(-4, 3))
 BATCHES = (1, 64, 512)
 POINTS = 256
@@ -46,6 +48,17 @@ class Run:
     def law(self) -> Law:
         """Its noise levels and weights."""
         return Law(LAW, SCHEDULES[self.schedule], self.target)
+
+
+def small_step_wanted() -> list[Run]:
+    """Runs over the same time in steps four times smaller: one seed, and where bounds failed."""
+    cells = [(y, "VP") for y in TARGETS] + [("x0", s) for s in SCHEDULES if s != "VP"]
+    return [Run(*cell, steps=2_000, lr=0.005) for cell in cells]
+
+
+def population_wanted() -> list[Run]:
+    """The population flows that are kept beside them."""
+    return [Run(y, batch=POPULATION, seed=seed) for seed in range(3) for y in TARGETS]
 
 
 def wanted() -> list[Run]:
@@ -83,8 +96,15 @@ class Measured:
             found.append(now)
             if len(found) % _FROZEN_EVERY == 0 and 2 * len(found) > steps:
                 self.frozen.append(self._frozen_error(batches.last, now))
-        final = excess(self.network, self._levels, len(LEVELS))
-        return Path.of(self.run.lr, self.weight, found, final)
+        return Path.of(self.run.lr, self.weight, found, self.excess())
+
+    def excess(self) -> torch.Tensor:
+        """The excess now, (L,)."""
+        return excess(self.network, self._levels, len(LEVELS))
+
+    def clean(self) -> Samples:
+        """The next batch, its labels replaced by E[y | x]."""
+        return flow.clean(self._signal())
 
     def _frozen_error(self, batch: Samples, now: Terms) -> torch.Tensor:
         """How far d excess / d tau is off with the kernel of the start, (L,)."""
@@ -111,34 +131,47 @@ def compute(run: Run) -> dict[str, Any]:
     path = measured.go()
     every = run.steps // 10
     bounds = [path.young(beta) for beta in BETAS]
+    whole_bounds = [path.young(beta, second_order=True) for beta in BETAS]
     tail = slice(-run.steps // 5, None)
     return asdict(run) | {
         "excess": path.whole[::every],
         "bounds": [bound[::every] for bound in bounds],
         "floor": measured.floor,
         "weight": path.weight,
-        "rate_mean": path.rate.mean(0),
         "rate_min": path.rate.min(0),
         "rate_negative": (path.rate < 0).mean(0),
+        "forcing_norm_max": path.forcing_norm.max(0),
         "tail": {
             "rate": path.coupling[tail].mean(0) / path.excess[tail].mean(0),
             "forcing_norm": path.forcing_norm[tail].mean(0),
             "excess": path.excess[tail].mean(0),
         },
-        "forcing_norm_max": path.forcing_norm.max(0),
         "cosine": np.median(np.abs(path.forcing) / path.norms, 0),
         "violated": np.mean([path.young_violated(beta) for beta in BETAS]),
-        "excess_over_bound": max(float((path.whole / bound)[1:].max()) for bound in bounds),
-        "loss_over_bound": max(
-            float(((path.whole + measured.floor) / (bound + measured.floor))[1:].max())
-            for bound in bounds
-        ),
+        "excess_over_bound": _largest(path.whole, bounds),
+        "excess_over_second_order": _largest(path.whole, whole_bounds),
         "ladder": {
             "signed": path.signed()[-1],
             "second_order": path.signed(second_order=True)[-1],
             "absolute": path.absolute()[-1],
             "norm": path.norm()[-1],
-            "young": np.min([bound[-1] for bound in bounds], 0),
+            "young": np.min([bound[-1] for bound in whole_bounds], 0),
         },
         "frozen": torch.stack(measured.frozen).median(0).values.double().numpy(),
     }
+
+
+def _largest(excess: Series, bounds: list[Series]) -> float:
+    """The largest excess over bound, over times after the start, noise levels and beta."""
+    return max(float((excess / bound)[1:].max()) for bound in bounds)
+
+
+def population(run: Run) -> dict[str, Any]:
+    """The excess along the population flow: the same start and steps, labels E[y | x]."""
+    measured = Measured(run)
+    every = run.steps // 10
+    path = [measured.excess()]
+    for _ in range(10):
+        flow.descend(measured.network, measured.clean, run.lr, every)
+        path.append(measured.excess())
+    return asdict(run) | {"excess": torch.stack(path).double().numpy()}

@@ -1,13 +1,21 @@
-"""Long work in pieces: a piece is a file, so that an interrupted run goes on where it was."""
+"""Long work in pieces: a piece is a file, so that an interrupted run goes on where it was.
 
+What is kept of it has a card, and a reader who misses a file is told the command that makes it.
+"""
+
+import json
 import multiprocessing
+import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from erdpaper.datasets import DatasetError
 from erdpaper.files import write_atomically
 
 Task = Callable[[], str | bytes]
@@ -38,3 +46,22 @@ def _one_thread() -> None:
 
 def _write(path: Path, task: Task) -> None:
     write_atomically(path, task())
+
+
+def write_card(folder: Path, command: str, unit: str, **facts: Any) -> None:
+    """card.json: the command, the given facts, device, versions and date."""
+    card = {
+        "command": command,
+        **facts,
+        "device": f"cpu, {platform.machine()}, one thread a {unit}",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    write_atomically(folder / "card.json", json.dumps(card, indent=1) + "\n")
+
+
+def missing(path: Path | str, command: str) -> DatasetError:
+    """The error for a kept file that is not there."""
+    return DatasetError(
+        f"{path} is missing; restore it with git checkout or make it anew with `{command}`"
+    )

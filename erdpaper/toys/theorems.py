@@ -4,26 +4,24 @@ Every piece is one file in a work folder; an interrupted run goes on where it wa
 """
 
 import json
-import platform
-from datetime import UTC, datetime
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from erdpaper import datasets
-from erdpaper.datasets import DatasetError
 from erdpaper.files import write_atomically
 from erdpaper.toys import conditions, networks, runs
 from erdpaper.toys.grid import rounded
 from erdpaper.toys.runs import Run
 from erdpaper.toys.spec import Toy
-from erdpaper.toys.tasks import fill
+from erdpaper.toys.tasks import Task, fill, missing, write_card
 
 NAME = "03_ntk_bounds"
 STATES = ("start", "trained")
+Compute = Callable[[Run], dict[str, Any]]
 
 
 def everything(work: Path, out: Path, weights: Path, jobs: int) -> None:
@@ -33,26 +31,26 @@ def everything(work: Path, out: Path, weights: Path, jobs: int) -> None:
     """
     toys = [toy for toy in networks.wanted() if toy.time_scale == 1.0]
     networks.train_all(toys, weights, jobs)
-    found = {
+    found: dict[str, dict[Path, Task]] = {
         "conditions": {
             work / f"{state},{toy.key}.json": partial(_conditions, toy, state, weights)
             for toy in toys
             for state in STATES
         },
-        "runs": {work / f"{run.key}.json": partial(_run, run) for run in runs.wanted()},
+        "runs": _pieces(work, "run", runs.compute, runs.wanted()),
+        "small_step": _pieces(work, "run", runs.compute, runs.small_step_wanted()),
+        "population": _pieces(work, "population", runs.population, runs.population_wanted()),
     }
     for name, tasks in found.items():
         fill(tasks, jobs, name, "piece")
         lines = "".join(path.read_text() for path in tasks)
         write_atomically(out / f"{name}.jsonl", lines)
-    card = {
-        "command": "erdpaper theorems",
-        "pieces": {name: len(tasks) for name, tasks in found.items()},
-        "device": f"cpu, {platform.machine()}, one thread a piece",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    write_atomically(out / "card.json", json.dumps(card, indent=1) + "\n")
+    pieces = {name: len(tasks) for name, tasks in found.items()}
+    write_card(out, "erdpaper theorems", "piece", pieces=pieces)
+
+
+def _pieces(work: Path, kind: str, compute: Compute, wanted: list[Run]) -> dict[Path, Task]:
+    return {work / f"{kind},{run.key}.json": partial(_plain_line, compute, run) for run in wanted}
 
 
 def _conditions(toy: Toy, state: str, weights: Path) -> str:
@@ -62,32 +60,27 @@ def _conditions(toy: Toy, state: str, weights: Path) -> str:
     return json.dumps(what | rounded(found)) + "\n"
 
 
-def _run(run: Run) -> str:
-    found = runs.compute(run)
-    return json.dumps({name: _plain(value) for name, value in found.items()}) + "\n"
+def _plain_line(compute: Compute, run: Run) -> str:
+    return json.dumps(rounded(compute(run))) + "\n"
 
 
-def _plain(value: Any) -> Any:
-    """Plain numbers of six digits; texts and whole numbers as they are."""
-    if isinstance(value, str | int):
-        return value
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return rounded(np.asarray(value, dtype=np.float64).tolist())
+class Kept(NamedTuple):
+    """What is kept, a dictionary for every piece; lists are float64 arrays."""
+
+    runs: list[dict[str, Any]]
+    conditions: list[dict[str, Any]]
+    small_step: list[dict[str, Any]]
+    population: list[dict[str, Any]]
 
 
-def load(folder: Path | None = None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The kept runs and conditions, a dictionary each; lists become float64 arrays."""
+def load(folder: Path | None = None) -> Kept:
+    """Read data/results/03_ntk_bounds, or another folder that `erdpaper theorems` wrote."""
     folder = folder or datasets.data_dir() / "results" / NAME
     try:
-        texts = [(folder / f"{name}.jsonl").read_text() for name in ("runs", "conditions")]
+        texts = [(folder / f"{name}.jsonl").read_text() for name in Kept._fields]
     except FileNotFoundError as error:
-        raise DatasetError(
-            f"{error.filename} is missing; restore it with git checkout or make it anew with "
-            "`erdpaper theorems`"
-        ) from None
-    kept, states = ([_arrays(json.loads(line)) for line in text.splitlines()] for text in texts)
-    return kept, states
+        raise missing(error.filename, "erdpaper theorems") from None
+    return Kept(*([_arrays(json.loads(line)) for line in text.splitlines()] for text in texts))
 
 
 def _arrays(value: Any) -> Any:
