@@ -10,15 +10,13 @@ operations for a layer of n units in place of 2 N M n^2 d^2.
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from erdpaper.models.mlp import MLP, scale_factors
 from erdpaper.ntk.points import Points, both, checked, tiled
-
-Output = Literal["prediction", "features"]
 
 _CHUNK = 512  # points a side of a tile: products large enough, tiles that stay in cache
 _FEATURE_CHUNK = 64  # points whose width x width matrices are held at once
@@ -33,30 +31,24 @@ class _Layer(NamedTuple):
     bias: float
 
 
-def layerwise(
-    model: MLP, first: Points, second: Points | None = None, of: Output = "prediction"
-) -> Tensor:
+def layerwise(model: MLP, first: Points, second: Points | None = None) -> Tensor:
     """Theta between two sets of points, (N, M, d, d), for the paper's network [P 2, 14].
 
     Without `second` it is between all pairs of `first`; with many points that is half of the work.
-    `of="features"` gives the kernel of the features h instead, d = width, with respect to the
-    parameters of the hidden layers [P D.3]. TypeError if the model is no `models.mlp.MLP`;
-    ValueError on bad points or an unknown `of`. The kernel has the model's dtype and device and
-    does not track gradients.
+    TypeError if the model is no `models.mlp.MLP`; ValueError on bad points. The kernel has the
+    model's dtype and device and does not track gradients.
     """
-    _known(model, of)
+    _known(model)
     rows, columns = both(model, first, second)
-    chunk = _CHUNK if of == "prediction" else _FEATURE_CHUNK
-    return tiled(lambda points: list(_sweep(model, *points, of)), _pairs, rows, columns, chunk)
+    return tiled(lambda points: list(_sweep(model, *points)), _pairs, rows, columns, _CHUNK)
 
 
-def diagonal(model: MLP, points: Points, of: Output = "prediction") -> Tensor:
+def diagonal(model: MLP, points: Points) -> Tensor:
     """The blocks Theta(point i, point i) alone, (N, d, d); arguments and errors as `layerwise`."""
-    _known(model, of)
-    chunk = _CHUNK if of == "prediction" else _FEATURE_CHUNK
+    _known(model)
     blocks = []
-    for x, t in zip(*(part.split(chunk) for part in checked(model, points)), strict=True):
-        layers = _sweep(model, x, t, of)
+    for x, t in zip(*(part.split(_CHUNK) for part in checked(model, points)), strict=True):
+        layers = _sweep(model, x, t)
         parts = [_squares(p)[:, None, None] * (p.B @ p.B.mT) for p in layers]
         blocks.append(torch.stack(parts).sum(0))
     return torch.cat(blocks)
@@ -65,29 +57,30 @@ def diagonal(model: MLP, points: Points, of: Output = "prediction") -> Tensor:
 def feature_norms(model: MLP, points: Points) -> Tensor:
     """||d h / d hidden parameters||_F^2 at every point, (N,), h the features [P 78, D.3].
 
-    It is the trace of `diagonal(model, points, of="features")`. Errors as `layerwise`.
+    Errors as `layerwise`.
     """
-    _known(model, "features")
+    _known(model)
     norms = []
     for x, t in zip(*(part.split(_FEATURE_CHUNK) for part in checked(model, points)), strict=True):
-        layers = _sweep(model, x, t, "features")
+        layers = _sweep(model, x, t, readout=False)
         parts = [_squares(p) * p.B.square().sum((1, 2)) for p in layers]
         norms.append(torch.stack(parts).sum(0))
     return torch.cat(norms)
 
 
-def _known(model: nn.Module, of: str) -> None:
+def _known(model: nn.Module) -> None:
     if not isinstance(model, MLP):
         raise TypeError(
             f"the closed form knows models.mlp.MLP only, not {type(model).__name__}; use empirical"
         )
-    if of not in ("prediction", "features"):
-        raise ValueError(f'of is "prediction" or "features", not {of!r}')
 
 
 @torch.no_grad()
-def _sweep(model: MLP, x: Tensor, t: Tensor, of: Output) -> Iterator[_Layer]:
-    """Every layer's part, from the last layer down: one pass up, one down."""
+def _sweep(model: MLP, x: Tensor, t: Tensor, readout: bool = True) -> Iterator[_Layer]:
+    """Every layer's part, from the last layer down: one pass up, one down.
+
+    Without the readout it is the features, d = width, whose layers are swept.
+    """
     hidden: list[nn.Linear] = list(model.hidden)  # type: ignore[arg-type]
     entering, slopes = [model.inputs(x, t)], []
     for layer in hidden:
@@ -96,7 +89,7 @@ def _sweep(model: MLP, x: Tensor, t: Tensor, of: Output) -> Iterator[_Layer]:
         entering.append(z * gate)
         slopes.append(gate * (1 + z * (1 - gate)))  # silu'(z)
 
-    if of == "prediction":
+    if readout:
         weight, bias = scale_factors(model.readout)
         d = model.readout.out_features
         identity = torch.eye(d, dtype=x.dtype, device=x.device).expand(len(x), d, d)

@@ -1,6 +1,5 @@
 """The kept results of the grid, read back, and what may be said of them."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from torch import Tensor
 from erdpaper import datasets, targets
 from erdpaper.toys.grid import BINS, JUDGED_SEEDS, NAME, SWEEP_SEED, WEIGHTED_ON, WEIGHTING_STEPS
 from erdpaper.toys.spec import SCHEDULES, Toy, midpoints
-from erdpaper.toys.tasks import missing
+from erdpaper.toys.tasks import read_kept
 from erdpaper.training import Decay
 
 OPEN = object()
@@ -101,12 +100,7 @@ def load(folder: Path | None = None) -> Kept:
 
 @cache
 def _load(folder: Path) -> Kept:
-    try:
-        lines = (folder / "runs.jsonl").read_text().splitlines()
-        card = json.loads((folder / "card.json").read_text())
-    except FileNotFoundError as error:
-        raise missing(error.filename, "erdpaper toys") from None
-    runs = [json.loads(line) for line in lines]
+    runs, card = read_kept(folder, "erdpaper toys")
     return Kept(tuple(Result(Toy.from_dict(run), run) for run in runs), card)
 
 

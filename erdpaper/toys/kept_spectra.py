@@ -1,6 +1,5 @@
 """The kept numbers of `toys.spectra`, read back."""
 
-import json
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from erdpaper import datasets, ntk
 from erdpaper.toys.networks import NAME
 from erdpaper.toys.points import TIMES
 from erdpaper.toys.spec import Toy
-from erdpaper.toys.tasks import missing
+from erdpaper.toys.tasks import read_kept
 
 State = Literal["trained", "untrained"]
 
@@ -80,10 +79,5 @@ def load(folder: Path | None = None) -> Kept:
 
 @cache
 def _load(folder: Path) -> Kept:
-    try:
-        lines = (folder / "runs.jsonl").read_text().splitlines()
-        card = json.loads((folder / "card.json").read_text())
-    except FileNotFoundError as error:
-        raise missing(error.filename, "erdpaper kernels") from None
-    runs = [json.loads(line) for line in lines]
+    runs, card = read_kept(folder, "erdpaper kernels")
     return Kept(tuple(Result(Toy.from_dict(run), run) for run in runs), card)

@@ -65,3 +65,13 @@ def missing(path: Path | str, command: str) -> DatasetError:
     return DatasetError(
         f"{path} is missing; restore it with git checkout or make it anew with `{command}`"
     )
+
+
+def read_kept(folder: Path, command: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The lines of runs.jsonl and the card of a folder that the command wrote."""
+    try:
+        lines = (folder / "runs.jsonl").read_text().splitlines()
+        card = json.loads((folder / "card.json").read_text())
+    except FileNotFoundError as error:
+        raise missing(error.filename, command) from None
+    return [json.loads(line) for line in lines], card
