@@ -14,6 +14,7 @@ from erdpaper.dynamics import couplings, flow, representation, tangent, terms
 from erdpaper.dynamics.law import Law, Samples
 from erdpaper.files import write_atomically
 from erdpaper.models.mlp import MLP
+from erdpaper.tasks import Task
 from erdpaper.toys import (
     LAW,
     SCHEDULES,
@@ -26,7 +27,6 @@ from erdpaper.toys import (
     theorems,
 )
 from erdpaper.toys.runs import Run
-from erdpaper.toys.tasks import Task
 
 STEPS = (1e-2, 1e-3)
 

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from scipy import stats
 from torch import Tensor, nn
 
-from erdpaper import cli, datasets, toys
+from erdpaper import cli, datasets, tasks, toys
 from erdpaper.schedules import Linear
 from erdpaper.targets import ALL
-from erdpaper.toys import LAW, SCHEDULES, Toy, gradients, grid, kept, measure, signals, spec, tasks
+from erdpaper.toys import LAW, SCHEDULES, Toy, gradients, grid, kept, measure, signals, spec
 
 
 class Bayes(nn.Module):

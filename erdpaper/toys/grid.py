@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from erdpaper.files import write_atomically
+from erdpaper.tasks import fill, write_card
 from erdpaper.toys import measure
 from erdpaper.toys.spec import SCHEDULES, Toy, midpoints
-from erdpaper.toys.tasks import fill, write_card
 from erdpaper.training import Decay, averaged, train
 
 NAME = "06_gmm_toys"

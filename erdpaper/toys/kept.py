@@ -14,9 +14,9 @@ from scipy import stats
 from torch import Tensor
 
 from erdpaper import datasets, targets
+from erdpaper.tasks import read_kept
 from erdpaper.toys.grid import BINS, JUDGED_SEEDS, NAME, SWEEP_SEED, WEIGHTED_ON, WEIGHTING_STEPS
 from erdpaper.toys.spec import SCHEDULES, Toy, midpoints
-from erdpaper.toys.tasks import read_kept
 from erdpaper.training import Decay
 
 OPEN = object()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from erdpaper import datasets, ntk
+from erdpaper.tasks import read_kept
 from erdpaper.toys.networks import NAME
 from erdpaper.toys.points import TIMES
 from erdpaper.toys.spec import Toy
-from erdpaper.toys.tasks import read_kept
 
 State = Literal["trained", "untrained"]
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save
 
 from erdpaper import datasets
 from erdpaper.models.mlp import MLP
+from erdpaper.tasks import fill, missing
 from erdpaper.toys.grid import TARGETS
 from erdpaper.toys.spec import SCHEDULES, Toy
-from erdpaper.toys.tasks import fill, missing
 from erdpaper.training import train
 
 NAME = "04_ntk_spectrum"

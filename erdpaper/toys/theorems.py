@@ -13,11 +13,11 @@ import numpy as np
 
 from erdpaper import datasets
 from erdpaper.files import write_atomically
+from erdpaper.tasks import Task, fill, missing, write_card
 from erdpaper.toys import conditions, networks, runs
 from erdpaper.toys.grid import rounded
 from erdpaper.toys.runs import Run
 from erdpaper.toys.spec import Toy
-from erdpaper.toys.tasks import Task, fill, missing, write_card
 
 NAME = "03_ntk_bounds"
 STATES = ("start", "trained")
