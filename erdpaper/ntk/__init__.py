@@ -10,6 +10,7 @@ blocks, blocks[i, j] = Theta(point i, point j), of shape (N, M, d, d).
 """
 
 from erdpaper.ntk.general import empirical
+from erdpaper.ntk.lanczos import TopSpectrum, top_spectrum
 from erdpaper.ntk.layerwise import diagonal, feature_norms, layerwise
 from erdpaper.ntk.levels import alignment, coupling, cross_noise, drift
 from erdpaper.ntk.operator import Spectrum, effective_rank, normalised, spectrum
@@ -18,6 +19,7 @@ from erdpaper.ntk.points import Points
 __all__ = [
     "Points",
     "Spectrum",
+    "TopSpectrum",
     "alignment",
     "coupling",
     "cross_noise",
@@ -29,4 +31,5 @@ __all__ = [
     "layerwise",
     "normalised",
     "spectrum",
+    "top_spectrum",
 ]
