@@ -34,10 +34,10 @@ def linear_probe(
 ) -> Probe:
     """How well a linear map of features (N, F) tells the labels (M,) of other features (M, F).
 
-    Multinomial logistic regression that minimises the summed log loss plus ||W||_F^2 / 2 (scikit-learn
-    with C = 1, by L-BFGS): deterministic, and unique whatever N and F. ValueError if shapes do not
-    fit, features are not finite, there are fewer than 2 classes, or a test label is not among the
-    training labels.
+    Multinomial logistic regression that minimises the summed log loss plus ||W||_F^2 / 2
+    (scikit-learn with C = 1, by L-BFGS): deterministic, and unique whatever N and F. ValueError if
+    shapes do not fit, features are not finite, there are fewer than 2 classes, or a test label is
+    not among the training labels.
     """
     x, labels, fresh, answers = _checked(train_features, train_labels, test_features, test_labels)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
