@@ -140,9 +140,9 @@ def _build(config: UNetConfig) -> Any:
     )
 
 
-# In this order 1,806,529, 1,090,564, 51,971,587 and 35,751,939 parameters. The documents say of the
-# CelebA network no more than ADM and 50 M [P Tab 2, G], so its widths are ours; UNet-cifar10 is laid
-# out as DDPM's, with classes added.
+# Parameters, in this order: 1,806,529, 1,090,564, 51,971,587 and 35,751,939. The documents give no
+# more of the CelebA network than ADM and 50 M [P Tab 2, G]: its widths are ours. UNet-cifar10 is
+# laid out as DDPM's, with classes added.
 # fmt: off
 CONFIGS: dict[str, UNetConfig] = {
     # size, channels, widths, attention, layers, head, groups, classes, dropout

@@ -18,10 +18,10 @@ computed in float64 before the walk; the state keeps its dtype and device.
 Every call of a denoiser passes two hooks, on_state before it and on_prediction after it.
 """
 
-from erdpaper.sampling import times
+from erdpaper.sampling import noise, times
 from erdpaper.sampling.ancestral import ddim, ddpm
 from erdpaper.sampling.base import Denoiser, Hooks, OnPrediction, OnState, Prediction, Times
-from erdpaper.sampling.denoisers import exact, from_model
+from erdpaper.sampling.denoisers import exact, from_function, from_model
 from erdpaper.sampling.langevin import annealed_langevin, langevin
 from erdpaper.sampling.ode import euler, heun, sde
 from erdpaper.sampling.recorder import Recorder
@@ -39,9 +39,11 @@ __all__ = [
     "ddpm",
     "euler",
     "exact",
+    "from_function",
     "from_model",
     "heun",
     "langevin",
+    "noise",
     "sde",
     "times",
 ]

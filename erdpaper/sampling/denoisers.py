@@ -36,14 +36,30 @@ def _combined(factors: tuple[float, float], y: Tensor, x_t: Tensor) -> Tensor:
     return y if factors == (1, 0) else torch.add(of_y * y, x_t, alpha=of_x)
 
 
-def from_model(
-    model: nn.Module, schedule: Schedule, target: str | Target, label: Tensor | None = None
-) -> Denoiser:
-    """The denoiser of a network that predicts a target, called model(x, t, label).
+def ask(model: nn.Module, x: Tensor, t: float, label: Tensor | None = None) -> Tensor:
+    """The answer of a network to a batch x (N, ...) at one time, with a label (N,) or none."""
+    check_label(label, x)
+    y: Tensor = model(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), label)
+    if y.shape != x.shape:
+        shapes = f"{tuple(y.shape)} for {tuple(x.shape)}"
+        raise ValueError(f"the model must answer in the shape it is shown, got {shapes}")
+    return y
 
-    x is (N, ...), t (N,) in x's dtype and on its device, label what was given here. No gradients
-    are kept; the model stays in the mode (train or eval) it is in. A call raises ValueError where
-    the target does not determine both x0 and eps: eps at alpha = 0, x0 at sigma = 0.
+
+def check_label(label: Tensor | None, x: Tensor) -> None:
+    """Refuses labels that are not one per sample of x (N, ...)."""
+    if label is not None and label.shape != x.shape[:1]:
+        shapes = f"{tuple(label.shape)} for {len(x)} samples"
+        raise ValueError(f"label must hold one class for each sample, got {shapes}")
+
+
+def from_function(
+    predict: Callable[[Tensor, float], Tensor], schedule: Schedule, target: str | Target
+) -> Denoiser:
+    """The denoiser of any function predict(x, t) -> y that predicts a target, x and y (N, ...).
+
+    No gradients are kept. A call raises ValueError where the target does not determine both x0
+    and eps: eps at alpha = 0, x0 at sigma = 0.
     """
     wanted = get(target)
 
@@ -56,10 +72,18 @@ def from_model(
     @torch.no_grad()
     def denoise(x: Tensor, t: float) -> Prediction:
         to_x0, to_eps = factors(t)
-        y = model(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), label)
-        if y.shape != x.shape:
-            shapes = f"{tuple(y.shape)} for {tuple(x.shape)}"
-            raise ValueError(f"the model must answer in the shape it is shown, got {shapes}")
+        y = predict(x, t)
         return Prediction(_combined(to_x0, y, x), _combined(to_eps, y, x))
 
     return denoise
+
+
+def from_model(
+    model: nn.Module, schedule: Schedule, target: str | Target, label: Tensor | None = None
+) -> Denoiser:
+    """The denoiser of a network that predicts a target, called model(x, t, label).
+
+    x is (N, ...), t (N,) in x's dtype and on its device, label (N,) what was given here. The model
+    stays in the mode (train or eval) it is in; otherwise as `from_function`.
+    """
+    return from_function(lambda x, t: ask(model, x, t, label), schedule, target)
