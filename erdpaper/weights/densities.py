@@ -1,7 +1,7 @@
 """At which times training draws: densities of t, for `training.density_times` and `normalised`.
 
 A density is a function t -> density at t on [0, 1], with integral 1. Drawing by p and weighting by
-w allots M = w p |dt / d lambda| to log-SNR [P 1], so a way of training is a pair: EDM's is
+w allots `M = w p |dt / d lambda|` to log-SNR [P 1], so a way of training is a pair: EDM's is
 `densities.edm` and `weights.edm`, that of Stable Diffusion 3 `logit_normal` and uniform weight.
 """
 
@@ -35,7 +35,7 @@ def normal_logsnr(logsnr: Tensor, mean: float = -1.2, std: float = 1.2) -> Tenso
 def edm(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Density:
     """EDM's sampling (Karras et al. 2022): ln(sigma / alpha) ~ N(mean, std^2), as density of t.
 
-    p(lambda) |d lambda / dt|, divided by the share of the normal that lies at noise levels the
+    `p(lambda) |d lambda / dt|`, divided by the share of the normal that lies at noise levels the
     schedule reaches. Where log-SNR is infinite it is 0, its limit. On a table d lambda / dt is that
     of `Schedule.logsnr_rate`, so the integral is 1 up to its finite differences.
     """

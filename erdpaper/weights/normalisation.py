@@ -103,8 +103,7 @@ def _mean(raw: Normalised) -> tuple[float, float]:
 
 def _values_on_grid(raw: Normalised) -> tuple[Tensor, float]:
     """Values whose mean times a width is the mean of a raw weight over t."""
-    t = training_times(raw.schedule)
-    p = torch.ones_like(t) if raw.density is None else raw.density(t)
+    t, p = _drawn(raw)
     total = float(p.mean())
     if raw.allocation == "t":
         return raw(t) * p, 1 / total
@@ -117,11 +116,23 @@ def _values_on_grid(raw: Normalised) -> tuple[Tensor, float]:
     width = raw.logsnr_range[1] - low
     if width <= 0:
         return torch.zeros_like(t), 1.0
-    t = raw.schedule.time(low + width * t)
+    t = raw.schedule.time(low + width * training_times(raw.schedule))
     if raw.density is not None:
         _check_drawn(raw.density(t))
     alpha, sigma = raw.schedule(t)
     return raw.fn(alpha, sigma, raw.target), width / total
+
+
+def _drawn(raw: Normalised) -> tuple[Tensor, Tensor]:
+    """Times on a grid, and the density there by the measure of that grid."""
+    t = training_times(raw.schedule)
+    if raw.density is None:
+        return t, torch.ones_like(t)
+    if isinstance(raw.schedule, Discrete):
+        return t, raw.density(t)
+    # closer at both ends, where a density and a weight may be steep together
+    fine = t.square() * (3 - 2 * t)
+    return fine, raw.density(fine) * 6 * t * (1 - t)
 
 
 def _check_drawn(density: Tensor) -> None:

@@ -36,8 +36,9 @@ def edm_allocation(
 ) -> Tensor:
     """EDM as practised, as one allocation M over log-SNR: `edm` times its density of log-SNR.
 
-    For ``allocation="logsnr"``: under any sampling of t the loss then has the expected gradient of
-    drawing ln k ~ N(mean, std^2) and weighting by `edm`. 0 at both ends for every target.
+    For ``allocation="logsnr"``: under any sampling of t the loss then has, up to a factor, the
+    expected gradient of drawing ln k ~ N(mean, std^2) and weighting by `edm`. 0 at both ends for
+    every target.
     """
     alpha, sigma = as_pair(alpha, sigma)
     density = normal_logsnr(2 * (alpha.log() - sigma.log()), mean, std)

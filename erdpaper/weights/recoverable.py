@@ -58,17 +58,18 @@ class _Grid(NamedTuple):
 class OnlineRecoverability:
     """t -> weight sqrt(max(E||y||^2 / d - loss(t), 0)), from the loss as training goes on.
 
-    `update` keeps, in `bins` bins of t of equal width (on a table, of equally many nodes), a running
-    mean of the squared error: each newer sample of its bin makes an old one count 1 - rate times
-    as much, and a young mean is the plain one. `loss(t)` is linear between the bins' mean times.
+    `update` keeps, in `bins` bins of t of equal width (on a table, of equally many nodes), a
+    running mean of the squared error: each newer sample of its bin makes an old one count 1 - rate
+    times as much, and a young mean is nearly the plain one. `loss(t)` is linear between the bins'
+    mean times.
     `second_moment` is E||x_0||^2 / d of the data as trained on (1 if standardised), x_0 and eps
     being independent: E||y||^2 / d = c_x^2 second_moment + c_eps^2.
 
     The weights have mean 1 over the t that training draws (uniform, or by `density`), for now: a
     bin without a sample has weight 1, and so has every t while no bin has a loss below its energy.
     A loss above the floor makes the weight too small, and 0 where the network is no better than
-    answering 0: begin with some updates under another weight. Where nothing is recoverable, the
-    noise s of a bin's mean leaves a weight of about sqrt(s).
+    answering 0: begin with some updates under another weight. Where nothing is recoverable, an
+    error s of a bin's mean leaves about sqrt(s) before the scaling to mean 1.
 
     State is kept in float64 on the CPU and no gradient flows, so equal updates give equal bits.
     """
