@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from erdpaper import metrics
-from erdpaper.metrics import energy_distance, modes, sliced_wasserstein
+from erdpaper.metrics import energy_distance, modes, samples, sliced_wasserstein
 from erdpaper.posterior import GaussianMixture
 
 F64 = torch.float64
@@ -120,7 +119,7 @@ def test_energy_distance_is_unbiased() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(40, 3), normal(30, 3, seed=1)
     whole = float(sliced(x, y)), float(energy_distance(x, y))
-    monkeypatch.setattr(metrics, "BLOCK", 100)
+    monkeypatch.setattr(samples, "BLOCK", 100)
     assert (float(sliced(x, y)), float(energy_distance(x, y))) == pytest.approx(whole, rel=1e-12)
 
 

@@ -1,6 +1,6 @@
 """Distances between two sets of samples, and how well samples cover known modes.
 
-Samples are (N, d); all sums are kept in float64, whatever the dtype of the samples.
+Samples are (N, d), points of the data space itself.
 """
 
 import math
@@ -9,20 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from erdpaper.metrics.base import BLOCK, check_pair
 from erdpaper.posterior.base import normal
-
-# float64 numbers in one block of distances or projections: 64 MiB
-BLOCK = 1 << 23
-
-
-def _check_samples(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    """Both in float64 if they are finite, (N, d) and (M, d) with N and M at least `least`."""
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < least:
-        shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-        raise ValueError(f"samples must be (N, d) and (M, d), at least {least} each, got {shapes}")
-    if not bool(x.isfinite().all() and y.isfinite().all()):
-        raise ValueError("samples must be finite numbers")
-    return x.double(), y.double()
 
 
 def _quantile_pairs(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,7 +34,7 @@ def sliced_wasserstein(
     samples. Each W_2^2 is exact, also for N != M. Between N(m1, s1^2 I) and N(m2, s2^2 I) it is
     ``sqrt(|m1 - m2|^2 / d + (s1 - s2)^2)`` as samples and directions grow in number.
     """
-    x, y = _check_samples(x, y, 1)
+    x, y = check_pair(x, y, 1)
     if directions < 1:
         raise ValueError(f"the number of directions must be at least 1, got {directions}")
     unit = normal((directions, x.shape[1]), x, generator)  # (L, d)
@@ -76,7 +64,7 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     The unbiased estimate: pairs of a point with itself are left out, so that its mean is 0 where
     both laws are one, and it can fall below 0. It has the unit of the samples (not of its root).
     """
-    x, y = _check_samples(x, y, 2)
+    x, y = check_pair(x, y, 2)
     n, m = len(x), len(y)
     between = 2 * _distance_sum(x, y) / (n * m)
     return between - _distance_sum(x, x) / (n * (n - 1)) - _distance_sum(y, y) / (m * (m - 1))
@@ -107,7 +95,7 @@ def modes(
     sqrt(d) std from their mean. In two, exact samples stray with probability exp(-8) = 0.0003, and
     the cut at 4 std makes their spread 0.9987 instead of 1.
     """
-    x, means = _check_samples(x, means, 1)
+    x, means = check_pair(x, means, 1)
     K = len(means)
     std = torch.as_tensor(std, dtype=x.dtype, device=x.device).expand(K)
     if not bool((std > 0).all()):
