@@ -1,0 +1,53 @@
+"""Training: batches of noisy data, the loop over them, and checkpoints that it can go on from."""
+
+from erdpaper.training.batches import (
+    Batch,
+    Data,
+    Draw,
+    Objective,
+    TimeMap,
+    density_times,
+    loss_of,
+    squared_error,
+    together,
+    uniform_times,
+    unweighted,
+)
+from erdpaper.training.folder import RunFolder
+from erdpaper.training.loop import (
+    Decay,
+    Loss,
+    Recipe,
+    Record,
+    Trainer,
+    TrainingError,
+    averaged,
+    train,
+)
+from erdpaper.training.stream import Labels, Stream, generator_for
+
+__all__ = [
+    "Batch",
+    "Data",
+    "Decay",
+    "Draw",
+    "Labels",
+    "Loss",
+    "Objective",
+    "Recipe",
+    "Record",
+    "RunFolder",
+    "Stream",
+    "TimeMap",
+    "Trainer",
+    "TrainingError",
+    "averaged",
+    "density_times",
+    "generator_for",
+    "loss_of",
+    "squared_error",
+    "together",
+    "train",
+    "uniform_times",
+    "unweighted",
+]

@@ -1,0 +1,107 @@
+"""A training run in a folder of its own, which may be killed at any time and goes on where it was.
+
+config.json             the resolved configuration, written first and compared on every return
+step-00000400.safetensors   the last two checkpoints
+losses.csv              step,loss of every step up to the last checkpoint, and what came after
+model.safetensors       the averaged network (or the network itself), when all steps are done
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from erdpaper.files import replacing, write_atomically
+from erdpaper.training import checkpoints
+from erdpaper.training.loop import Record, Trainer, TrainingError
+
+_KEPT = 2
+_HEADER = "step,loss\n"
+
+
+class RunFolder:
+    """The folder of one run.  every: steps from one checkpoint to the next."""
+
+    def __init__(self, path: Path, config: Mapping[str, Any], every: int = 200) -> None:
+        if every < 1:
+            raise ValueError(f"checkpoints need at least one step between them, got {every}")
+        self.path, self.config, self.every = path, dict(config), every
+
+    def open(self, trainer: Trainer) -> None:
+        """Write the configuration, or compare it and put the trainer where the run was.
+
+        Raises TrainingError where the folder holds a run of another configuration.
+        """
+        config = self.path / "config.json"
+        text = json.dumps(self.config, indent=1) + "\n"
+        if config.exists():
+            self._compare(json.loads(config.read_text()), json.loads(text))
+        elif trainer.engine.is_main_process:
+            write_atomically(config, text)
+        found = self.checkpoints()
+        if found:
+            checkpoints.load(found[-1], trainer)
+        if trainer.engine.is_main_process:
+            self._cut_log(trainer.step)
+
+    def run(self, trainer: Trainer) -> Iterator[Record]:
+        """Train to the end, keeping the loss of every step and a checkpoint every few."""
+        self.open(trainer)
+        try:
+            yield from self._run(trainer)
+        except TrainingError as error:
+            found = self.checkpoints()
+            kept = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint is kept"
+            raise TrainingError(f"{error}; {kept}") from None
+        if trainer.engine.is_main_process:
+            self._finish(trainer)
+
+    def checkpoints(self) -> list[Path]:
+        """Those that are there, oldest first."""
+        return sorted(self.path.glob("step-*.safetensors"))
+
+    def losses(self) -> list[float]:
+        """The loss of every step so far."""
+        lines = (self.path / "losses.csv").read_text().splitlines()[1:]
+        return [float(line.split(",")[1]) for line in lines]
+
+    def _run(self, trainer: Trainer) -> Iterator[Record]:
+        main = trainer.engine.is_main_process
+        with (self.path / "losses.csv").open("a") as log:
+            for record in trainer.run():
+                if main:
+                    log.write(f"{record.step},{float(record.loss)!r}\n")
+                if main and (record.step % self.every == 0 or record.step == trainer.recipe.steps):
+                    # losses first: a checkpoint without its losses would leave a gap
+                    log.flush()
+                    self._keep(trainer)
+                yield record
+
+    def _keep(self, trainer: Trainer) -> None:
+        checkpoints.save(self.path / f"step-{trainer.step:08d}.safetensors", trainer)
+        for old in self.checkpoints()[:-_KEPT]:
+            old.unlink()
+
+    def _finish(self, trainer: Trainer) -> None:
+        network = trainer.model if trainer.average is None else trainer.average.module
+        state = {name: part.detach().cpu().clone() for name, part in network.state_dict().items()}
+        with replacing(self.path / "model.safetensors") as temporary:
+            save_file(state, temporary, {"config": json.dumps(self.config)})
+
+    def _cut_log(self, step: int) -> None:
+        """Forget the losses after a step: they will come again."""
+        log = self.path / "losses.csv"
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else [_HEADER]
+        if len(lines) < step + 1:
+            raise TrainingError(f"{log} ends before step {step}; delete {self.path} to start anew")
+        write_atomically(log, "".join(lines[: step + 1]))
+
+    def _compare(self, there: dict[str, Any], here: dict[str, Any]) -> None:
+        for name in sorted(there.keys() | here.keys()):
+            if there.get(name) != here.get(name):
+                raise TrainingError(
+                    f"{self.path} holds a run with {name} {there.get(name)!r}, "
+                    f"not {here.get(name)!r}; name another folder or delete that one"
+                )
