@@ -89,7 +89,9 @@ def test_the_top_is_that_of_the_whole_kernel(seed: int, k: int) -> None:
     found = ntk.top_spectrum(model, p, k, generator(seed))
     assert found.values.dtype == F64 and found.values.shape == (k,)
     assert float((found.values - whole[:k]).abs().max()) < 1e-8 * float(whole[0])
-    assert found.trace == pytest.approx(float(whole.sum()), abs=4 * found.trace_error + 1e-12)
+    # the exact standard error is at most this; the one a few skewed probes state is sometimes small
+    error = math.sqrt(2 / 16 * float(whole[k:].square().sum()))
+    assert found.trace == pytest.approx(float(whole.sum()), abs=6 * error + 1e-12)
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 4, 100])
