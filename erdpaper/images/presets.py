@@ -50,6 +50,6 @@ def _adam(steps: int, lr: float, **other: Any) -> Recipe:
 
 
 TOOLS = {
-    "fashion-classifier":  Tool("classifier",  "classifier",  128, _adam(4_700, 2e-3, weight_decay=0.01)),
-    "fashion-autoencoder": Tool("autoencoder", "KL-fashion",  64,  _adam(1_600, 2e-3, clip=1.0)),
+    "fashion-classifier":  Tool("classifier",  "classifier", 128, _adam(3_000, 2e-3)),
+    "fashion-autoencoder": Tool("autoencoder", "KL-fashion",  64, _adam(1_600, 2e-3, clip=1.0)),
 }  # fmt: skip

@@ -9,7 +9,7 @@ only fixes the scale. A classifier lowers the cross entropy of its labels.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +82,10 @@ class LabelledStream:
         return Labelled(inputs, self.labels[indices])
 
 
-def restoration(model: Any, batch: Noised) -> Tensor:
+def restoration(model: nn.Module, batch: Noised) -> Tensor:
     """The autoencoder's loss, see the module docstring."""
-    z, _ = model.posterior(batch.images)  # (N, c, h, w)
-    std = z.detach().std(0)
-    restored = model.decode_raw(z + _NOISE * std * batch.noise)  # (N, C, H, W)
+    # by a call, which is all that a wrapper for many processes or mixed precision passes on
+    restored, z = model(batch.images, batch.noise, _NOISE)  # (N, C, H, W), (N, c, h, w)
     loss: Tensor = (restored - batch.images).square().mean() + _SCALE * z.square().mean()
     return loss
 

@@ -82,6 +82,15 @@ class Autoencoder(nn.Module):
         images: Tensor = torch.pixel_shuffle(folded, self.config.fold)
         return images
 
+    def forward(self, images: Tensor, noise: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+        """Images from their noisy latents, and those latents (N, c, h, w) before noise: training.
+
+        The noise (N, c, h, w) is scaled to `strength` standard deviations of the batch's latents.
+        """
+        z, _ = self.posterior(images)  # (N, c, h, w)
+        std = z.detach().std(0)
+        return self.decode_raw(z + strength * std * noise), z
+
     @torch.no_grad()
     def fit_whitening(self, images: Tensor, batch: int = 500) -> None:
         """Keep mean and covariance of the encoder's means over images (N, C, H, W), in float64."""
@@ -100,7 +109,8 @@ class Autoencoder(nn.Module):
         """Images (N, C, H, W) -> whitened latents (N, c, h, w); no sampling."""
         z = self.posterior(images)[0].flatten(1)  # (N, d)
         white: Tensor = (z - self.mean) @ self.whiten  # (N, d)
-        return white.unflatten(1, self.shape)
+        latents: Tensor = white.unflatten(1, self.shape)
+        return latents
 
     def decode(self, z: Tensor) -> Tensor:
         """Whitened latents (N, c, h, w) -> images (N, C, H, W), not clamped."""
