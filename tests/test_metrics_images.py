@@ -301,6 +301,18 @@ def test_equal_sets_have_precision_1_and_sets_far_apart_0() -> None:
     assert precision_recall(wide, narrow) == found[::-1]
 
 
+@few_examples
+@given(k=st.integers(1, 3), seed=seeds)
+def test_neighbours_closer_than_products_of_matrices_can_tell(k: int, seed: int) -> None:
+    # three crowds of at least k + 1, far apart and so narrow that all sums within one are exact
+    centres = whole(3, 20, seed=seed, reach=9).repeat(4, 1)
+    x, y = (centres + whole(12, 20, seed=seed + i).double() / 2**30 for i in (1, 2))
+    y[:2] = x[:2]
+    assert precision_recall(x, y, k) == (by_brute_force(x, y, k), by_brute_force(y, x, k))
+    expected = [math.sqrt(min(squared_distance(a, b) for b in y)) for a in x]
+    assert nearest_distances(x, y).tolist() == pytest.approx(expected, rel=1e-15, abs=0)
+
+
 @pytest.mark.parametrize("shift", [0.0, 1000.0])
 def test_balls_are_closed_to_the_last_digit(shift: float) -> None:
     v = whole(128, reach=1000).double() / 1024
