@@ -25,6 +25,7 @@ from erdpaper.models.transformer import (
     PatchEmbed,
     Sizes,
     check_inputs,
+    gelu_tanh,
     named,
     sincos_positions,
     time_features,
@@ -86,7 +87,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attn = Attention(width, heads, qkv_bias=True)
-        self.mlp = Mlp(width, approximate="tanh")
+        self.mlp = Mlp(width, gelu_tanh)
         self.adaLN_modulation = modulation(width, 6)
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:

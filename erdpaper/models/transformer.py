@@ -5,7 +5,7 @@ order, D the width. Time t is in [0, 1] and is embedded as 1000 t.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -157,17 +157,30 @@ class Attention(nn.Module):
         return out
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its approximation by tanh, of a tensor of any shape.
+
+    ``x (1 + tanh(z / 2)) / 2 = x / (1 + exp(-z))`` with ``z = sqrt(8 / pi) (x + 0.044715 x^3)``.
+    """
+    plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    if torch.is_grad_enabled() or not plain:
+        return F.gelu(x, approximate="tanh")
+    # on CPUs a sigmoid takes a third of the time of tanh, a quarter of sampling with a small model
+    z = x.square().mul_(0.044715).add_(1).mul_(x).mul_(math.sqrt(8 / math.pi))
+    return z.sigmoid_().mul_(x)
+
+
 class Mlp(nn.Module):
     """Two layers with GELU between them, the hidden one four times as wide."""
 
-    def __init__(self, width: int, approximate: str) -> None:
+    def __init__(self, width: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, MLP_RATIO * width)
         self.fc2 = nn.Linear(MLP_RATIO * width, width)
-        self.approximate = approximate
+        self.activation = activation
 
     def forward(self, h: Tensor) -> Tensor:
         """(N, L, D) -> (N, L, D)."""
-        hidden = F.gelu(self.fc1(h), approximate=self.approximate)  # (N, L, 4 D)
+        hidden = self.activation(self.fc1(h))  # (N, L, 4 D)
         out: Tensor = self.fc2(hidden)  # (N, L, D)
         return out

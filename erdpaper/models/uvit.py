@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from erdpaper.models.transformer import (
     Attention,
@@ -47,7 +48,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attn = Attention(width, heads, qkv_bias=False)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, approximate="none")
+        self.mlp = Mlp(width, F.gelu)
         self.skip_linear = nn.Linear(2 * width, width) if skip else None
 
     def forward(self, h: Tensor, kept: Tensor | None = None) -> Tensor:
