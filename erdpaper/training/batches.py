@@ -24,7 +24,7 @@ _CDF_NODES = 4097
 class Batch(NamedTuple):
     """x_t (..., N, D...), t (..., N), y like x_t, weight (..., N); ... is an axis of networks.
 
-    label (N,) is None where the network is shown none.
+    label (..., N) is None where the network is shown none.
     """
 
     x: Tensor
@@ -119,8 +119,15 @@ class Objective:
 
 
 def together(draws: Sequence[Draw]) -> Draw:
-    """Batches of K independent draws on a leading axis, for K networks without labels."""
-    return lambda: Batch(*map(torch.stack, zip(*[draw()[:4] for draw in draws], strict=True)))
+    """Batches of K independent draws on a leading axis, for K networks; all with labels or none."""
+
+    def draw() -> Batch:
+        batches = [one() for one in draws]
+        x, t, y, weight = map(torch.stack, zip(*[batch[:4] for batch in batches], strict=True))
+        labels = [batch.label for batch in batches if batch.label is not None]
+        return Batch(x, t, y, weight, torch.stack(labels) if labels else None)
+
+    return draw
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:

@@ -3,7 +3,8 @@
     model.*      the network            average.*    its moving average
     optimiser.*  AdamW's moments        loss.*       what a loss remembers, if it does
 
-    rng.*        the states of torch's own generators, which dropout draws from
+    rng.*        the states of torch's own generators, which dropout draws from (of the process
+                 that saves)
 
 The file's metadata hold the step, on which the batches to come depend (`training.stream`), and the
 scale of half-precision losses. Nothing is pickled.
@@ -34,33 +35,43 @@ def save(path: Path, trainer: Trainer) -> None:
 def load(path: Path, trainer: Trainer) -> None:
     """Put a trainer, made as the one that was saved, into the saved state.
 
-    Raises TrainingError for a file that is damaged or belongs to another network.
+    Raises TrainingError for a file that is damaged or belongs to another network, average or loss.
     """
     try:
         with safe_open(path, "pt") as file:
-            facts: dict[str, str] = file.metadata()
+            facts: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise TrainingError(f"{path} is no readable checkpoint ({error})") from None
+        raise TrainingError(
+            f"{path} is no readable checkpoint ({error}); delete it to go on from the one before"
+        ) from None
+    if "step" not in facts or "rng.cpu" not in tensors:
+        raise TrainingError(f"{path} is no checkpoint of a training")
     _check(path, tensors, trainer)
     _restore(trainer, tensors)
     trainer.step = int(facts["step"])
-    scaler = getattr(trainer.engine, "scaler", None)
-    if scaler is not None:
-        scaler.load_state_dict(json.loads(facts["scaler"]))
+    scaler, scale = getattr(trainer.engine, "scaler", None), json.loads(facts["scaler"])
+    if scaler is not None and scale:
+        scaler.load_state_dict(scale)
 
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:
-    found = _prefixed("model", trainer.model.state_dict())
-    if trainer.average is not None:
-        found |= _prefixed("average", trainer.average.state_dict())
-    if hasattr(trainer.loss, "state_dict"):
-        found |= _prefixed("loss", trainer.loss.state_dict())
+    found = _named(trainer)
     for index, moments in trainer.optimiser.state_dict()["state"].items():
         found |= _prefixed(f"optimiser.{index}", moments)
     found["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         found["rng.cuda"] = torch.cuda.get_rng_state()
+    return found
+
+
+def _named(trainer: Trainer) -> dict[str, Tensor]:
+    """What a checkpoint must have by the same names and shapes as the trainer it is loaded into."""
+    found = _prefixed("model", trainer.model.state_dict())
+    if trainer.average is not None:
+        found |= _prefixed("average", trainer.average.state_dict())
+    if hasattr(trainer.loss, "state_dict"):
+        found |= _prefixed("loss", trainer.loss.state_dict())
     return found
 
 
@@ -74,11 +85,16 @@ def _scaler(trainer: Trainer) -> dict[str, Any]:
 
 
 def _check(path: Path, tensors: dict[str, Tensor], trainer: Trainer) -> None:
-    expected = _prefixed("model", trainer.model.state_dict())
-    found = {name: part for name, part in tensors.items() if name.startswith("model.")}
-    for name in expected.keys() | found.keys():
-        if name not in expected or name not in found or expected[name].shape != found[name].shape:
-            raise TrainingError(f"{path} belongs to another network: {name} differs")
+    expected = {name: _kind(part) for name, part in _named(trainer).items()}
+    named = ("model.", "average.", "loss.")
+    found = {name: _kind(part) for name, part in tensors.items() if name.startswith(named)}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise TrainingError(f"{path} belongs to another training: {name} differs")
+
+
+def _kind(part: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return part.shape, part.dtype
 
 
 def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ model.safetensors       the averaged network (or the network itself), when all s
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ class RunFolder:
             checkpoints.load(found[-1], trainer)
         if trainer.engine.is_main_process:
             self._cut_log(trainer.step)
+            # what a kill in the middle of writing left behind
+            for part in self.path.glob(".*.tmp"):
+                part.unlink()
 
     def run(self, trainer: Trainer) -> Iterator[Record]:
         """Train to the end, keeping the loss of every step and a checkpoint every few."""
@@ -69,15 +73,26 @@ class RunFolder:
 
     def _run(self, trainer: Trainer) -> Iterator[Record]:
         main = trainer.engine.is_main_process
-        with (self.path / "losses.csv").open("a") as log:
+        # read all at once, since a loss on a GPU has to be waited for
+        unread: list[Record] = []
+        try:
             for record in trainer.run():
-                if main:
-                    log.write(f"{record.step},{float(record.loss)!r}\n")
-                if main and (record.step % self.every == 0 or record.step == trainer.recipe.steps):
+                unread.append(record)
+                if record.step % self.every == 0 or record.step == trainer.recipe.steps:
+                    _check(trainer, unread)
                     # losses first: a checkpoint without its losses would leave a gap
-                    log.flush()
-                    self._keep(trainer)
+                    self._log(unread, main)
+                    if main:
+                        self._keep(trainer)
                 yield record
+        finally:
+            self._log(unread, main)
+
+    def _log(self, unread: list[Record], main: bool) -> None:
+        if main:
+            with (self.path / "losses.csv").open("a") as log:
+                log.writelines(f"{step},{float(loss)!r}\n" for step, loss, _ in unread)
+        unread.clear()
 
     def _keep(self, trainer: Trainer) -> None:
         checkpoints.save(self.path / f"step-{trainer.step:08d}.safetensors", trainer)
@@ -86,7 +101,10 @@ class RunFolder:
 
     def _finish(self, trainer: Trainer) -> None:
         network = trainer.model if trainer.average is None else trainer.average.module
-        state = {name: part.detach().cpu().clone() for name, part in network.state_dict().items()}
+        state = {
+            name: part.detach().cpu().contiguous().clone()
+            for name, part in network.state_dict().items()
+        }
         with replacing(self.path / "model.safetensors") as temporary:
             save_file(state, temporary, {"config": json.dumps(self.config)})
 
@@ -105,3 +123,12 @@ class RunFolder:
                     f"{self.path} holds a run with {name} {there.get(name)!r}, "
                     f"not {here.get(name)!r}; name another folder or delete that one"
                 )
+
+
+def _check(trainer: Trainer, records: list[Record]) -> None:
+    """Refuse to keep a state from which no training can go on."""
+    for record in records:
+        if not math.isfinite(float(record.loss)):
+            raise TrainingError(f"the loss is not finite at step {record.step}")
+    if not all(bool(part.isfinite().all()) for part in trainer.model.parameters()):
+        raise TrainingError(f"the weights are not finite after step {trainer.step}")

@@ -78,6 +78,12 @@ class Recipe:
             raise ValueError(f"the norm at which gradients are clipped must be > 0: {self.clip}")
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"both betas must lie in [0, 1), got {self.betas}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"the weight decay must be finite and >= 0, got {self.weight_decay}")
+        if self.ema is not None:
+            _check_decay(self.ema)
 
     def rate(self, step: int) -> float:
         """The learning rate of step 1, 2, ..."""
@@ -89,10 +95,14 @@ class Recipe:
         return self.lr * (1 + math.cos(math.pi * done)) / 2
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of a network, called like it; a trainer keeps it up to date."""
+def _check_decay(decay: float) -> None:
     if not 0 < decay < 1:
         raise ValueError(f"the decay of a moving average must lie between 0 and 1, got {decay}")
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a network, called like it; a trainer keeps it up to date."""
+    _check_decay(decay)
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
@@ -124,8 +134,8 @@ class Trainer:
     """A network in training.  step: how many steps are done; average: its moving average, if any.
 
     draw(step) gives the global batch of step 1, 2, ..., a NamedTuple of tensors (or None) with
-    samples on the first axis. With an accelerator, which brings devices, processes and mixed
-    precision, the model must be on its device.
+    samples on the first axis, and goes to where the model is. With an accelerator, which brings
+    processes and mixed precision, the model must be on its device.
     """
 
     def __init__(
@@ -136,6 +146,8 @@ class Trainer:
         loss: Loss = loss_of,
         accelerator: Accelerator | None = None,
     ) -> None:
+        if accelerator is not None and accelerator.gradient_accumulation_steps != 1:
+            raise ValueError("leave accumulation to the recipe: the accelerator must have none")
         self.model, self.draw, self.recipe, self.loss = model, draw, recipe, loss
         self.average = None if recipe.ema is None else averaged(model, recipe.ema)
         self.step = 0
@@ -194,7 +206,7 @@ class Trainer:
         """This process's share of a global batch, in parts for accumulation."""
         shares, n = self.engine.num_processes, self.recipe.accumulate
         if shares * n == 1:
-            return [batch]
+            return [self._placed(batch, slice(None))]
         size, rest = divmod(len(batch[0]), shares * n)
         if rest or not size:
             raise ValueError(
@@ -203,7 +215,11 @@ class Trainer:
             )
         first = self.engine.process_index * n
         cuts = [slice(k * size, (k + 1) * size) for k in range(first, first + n)]
-        return [type(batch)(*(None if x is None else x[cut] for x in batch)) for cut in cuts]
+        return [self._placed(batch, cut) for cut in cuts]
+
+    def _placed(self, batch: Any, cut: slice) -> Any:
+        device = next(self.model.parameters()).device
+        return type(batch)(*(None if x is None else x[cut].to(device) for x in batch))
 
     def _looks(self, loss: Tensor, last: int) -> bool:
         return loss.device.type == "cpu" or self.step % _CHECK_EVERY == 0 or self.step == last

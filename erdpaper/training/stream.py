@@ -17,7 +17,10 @@ _ORDER, _STEP = 0, 1
 
 
 def generator_for(*entropy: int) -> torch.Generator:
-    """A generator on the CPU, a stream of its own for every tuple of whole numbers."""
+    """A generator on the CPU, a stream of its own for every tuple of whole numbers.
+
+    They lie in 0..2^32 - 1; a shorter tuple means the longer one with zeros at its end.
+    """
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     # torch takes seeds up to 2^63 - 1 on every platform
     return torch.Generator().manual_seed(int(state[0]) >> 1)
@@ -66,11 +69,13 @@ class Labels:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"label dropout must lie in [0, 1), got {self.dropout}")
+        if bool((self.classes == self.null).any()):
+            raise ValueError(f"the label for none must be no class of the data, got {self.null}")
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> Tensor:
         """The labels that the samples of a batch are trained with."""
         dropped = torch.rand(len(indices), generator=generator) < self.dropout
-        return self.classes[indices].masked_fill(dropped, self.null)
+        return self.classes[indices].masked_fill(dropped.to(self.classes.device), self.null)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,10 @@ class Stream:
     _order: Order = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.labels is not None and len(self.labels.classes) != len(self.data):
+            raise ValueError(
+                f"{len(self.data)} samples need as many labels, got {len(self.labels.classes)}"
+            )
         object.__setattr__(self, "_order", Order(len(self.data), self.batch, self.seed))
 
     def __call__(self, step: int) -> Batch:
