@@ -128,11 +128,11 @@ def full_size(options: argparse.Namespace) -> None:
     taken = [seconds(work.training, time.perf_counter) for _ in range(options.repeats + 3)][3:]
     rate = FULL_BATCH / statistics.median(taken)
     done = 3 * counter.get_total_flops() * rate
+    share = done / reachable(options.device)
     memory = torch.cuda.max_memory_allocated() / 2**30
     print(
         f"{FULL}, batch {FULL_BATCH}, bfloat16, compiled: {rate:.0f} images/s in training, "
-        f"{done / 1e12:.0f} TFLOP/s, {done / reachable(options.device):.0%} of one large product's, "
-        f"{memory:.0f} GiB"
+        f"{done / 1e12:.0f} TFLOP/s, {share:.0%} of one large product's, {memory:.0f} GiB"
     )
 
 
