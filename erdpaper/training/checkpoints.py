@@ -88,7 +88,7 @@ def _check(path: Path, tensors: dict[str, Tensor], trainer: Trainer) -> None:
     expected = {name: _kind(part) for name, part in _named(trainer).items()}
     named = ("model.", "average.", "loss.")
     found = {name: _kind(part) for name, part in tensors.items() if name.startswith(named)}
-    for name in sorted(expected.keys() | found.keys()):
+    for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
             raise TrainingError(f"{path} belongs to another training: {name} differs")
 
@@ -103,15 +103,23 @@ def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
         trainer.average.load_state_dict(_part("average.", tensors))
     if hasattr(trainer.loss, "load_state_dict"):
         trainer.loss.load_state_dict(_part("loss.", tensors))
+    parameters = [p for group in trainer.optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in _part("optimiser.", tensors).items():
         index, moment = name.split(".")
-        state.setdefault(int(index), {})[moment] = value
+        state.setdefault(int(index), {})[moment] = _laid_out(value, parameters[int(index)])
     torch.set_rng_state(tensors["rng.cpu"])
     if torch.cuda.is_available() and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     groups = trainer.optimiser.state_dict()["param_groups"]
     trainer.optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
+    """In the parameter's order of memory, which the fused AdamW takes for granted."""
+    if moment.shape != parameter.shape:
+        return moment
+    return torch.empty_like(parameter, dtype=moment.dtype, device="cpu").copy_(moment)
 
 
 def _part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
