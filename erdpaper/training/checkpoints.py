@@ -1,10 +1,8 @@
 """Checkpoints: all that a trainer needs to go on, as one safetensors file written as a whole.
 
-    model.*      the network            average.*    its moving average
-    optimiser.*  AdamW's moments        loss.*       what a loss remembers, if it does
-
-    rng.*        the states of torch's own generators, which dropout draws from (of the process
-                 that saves)
+- `model.*`, the network; `average.*`, its moving average, if it has one;
+- `optimiser.*`, AdamW's moments; `loss.*`, what a loss remembers, if it does;
+- `rng.*`, the states of torch's own generators in the process that saves, for dropout.
 
 The file's metadata hold the step, on which the batches to come depend (`training.stream`), and the
 scale of half-precision losses. Nothing is pickled.

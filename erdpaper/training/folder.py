@@ -1,9 +1,9 @@
 """A training run in a folder of its own, which may be killed at any time and goes on where it was.
 
-config.json             the resolved configuration, written first and compared on every return
-step-00000400.safetensors   the last two checkpoints
-losses.csv              step,loss of every step up to the last checkpoint, and what came after
-model.safetensors       the averaged network (or the network itself), when all steps are done
+- `config.json`, the resolved configuration, written first and compared on every return;
+- `step-00000400.safetensors`, the last two checkpoints;
+- `losses.csv`, step and loss of every step up to the last checkpoint, and what came after;
+- `model.safetensors`, the averaged network (or the network itself), when all steps are done.
 """
 
 import json
