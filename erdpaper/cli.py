@@ -95,6 +95,40 @@ def claims(path: Path | None) -> None:
         write_atomically(path, ledger.as_json(rows))
 
 
+@main.command()
+@click.option("--preset", required=True, help="What to train, a row of erdpaper/images/presets.py.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps, if not the preset's.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the run [default: runs/train/PRESET beside the data folder].",
+)
+@click.option("--every", default=200, show_default=True, help="Steps between checkpoints.")
+@click.option("--accumulate", default=1, show_default=True, help="Parts of a batch, one at a time.")
+@click.option(
+    "--precision",
+    default="no",
+    show_default=True,
+    type=click.Choice(["no", "fp16", "bf16"]),
+    help="Mixed precision.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the network first.")
+@click.option("--cpu", is_flag=True, help="Stay on the CPU.")
+def train(preset: str, out: Path | None, **options: Any) -> None:
+    """Train a network; a run that was interrupted goes on where its last checkpoint is."""
+    from erdpaper.datasets import DatasetError
+    from erdpaper.images import command
+    from erdpaper.training import TrainingError
+
+    folder = out or _data_dir().parent / "runs" / "train" / preset
+    try:
+        path = command.train(command.Request(preset, folder, **options))
+    except (ValueError, DatasetError, TrainingError) as error:
+        raise _Refusal(str(error)) from error
+    click.echo(f"the network: {path}")
+
+
 _jobs = click.option(
     "--jobs",
     default=os.cpu_count() or 1,
@@ -128,6 +162,25 @@ def _data_dir() -> Path:
 def toys(jobs: int, out: Path | None) -> None:
     """Train the toy networks that notebook 06 keeps; an interrupted run goes on where it was."""
     from erdpaper.toys import grid
+
+    data = _data_dir()
+    grid.everything(data.parent / "runs" / grid.NAME, out or data / "results" / grid.NAME, jobs)
+
+
+@main.command()
+def models() -> None:
+    """Train the networks of data/fashion-models; an interrupted command goes on where it was."""
+    from erdpaper.images import keep
+
+    keep.everything(_data_dir().parent / "runs" / "train")
+
+
+@main.command()
+@_jobs
+@_out("07_weighting_on_images")
+def weighting(jobs: int, out: Path | None) -> None:
+    """Train the networks that notebook 07 keeps; an interrupted run goes on where it was."""
+    from erdpaper.images import grid
 
     data = _data_dir()
     grid.everything(data.parent / "runs" / grid.NAME, out or data / "results" / grid.NAME, jobs)

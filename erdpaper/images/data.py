@@ -1,8 +1,8 @@
-"""What the image models are trained on: pixels, and the whitened latents of the autoencoder.
+"""What the image models are trained on: pixels, and the latents of the autoencoder.
 
 The latents of the training images are kept as bytes, `z = byte / 24 - 5.3125` (byte 0..255, what
 lies outside is clamped), so that nothing has to be encoded before a training starts. Rounding adds
-an error of 0.012, uniform, to coordinates of unit variance.
+an error of standard deviation 0.012 to coordinates whose mean variance is 1.
 """
 
 from functools import cache
@@ -32,12 +32,12 @@ def folder() -> Path:
 
 
 def to_bytes(z: Tensor) -> Tensor:
-    """Whitened latents as bytes, clamped to 0..255."""
+    """Latents as bytes, clamped to 0..255."""
     return (z * _STEPS_PER_UNIT + _ZERO).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_bytes(stored: Tensor) -> Tensor:
-    """Bytes as whitened latents, float32."""
+    """Bytes as latents, float32."""
     return (stored.float() - _ZERO) / _STEPS_PER_UNIT
 
 
@@ -51,11 +51,11 @@ def write_latents(path: Path, autoencoder: Autoencoder, images: Images) -> None:
 
 @cache
 def latents(split: str = "train") -> tuple[Tensor, Tensor]:
-    """Whitened latents (N, 4, 7, 7), float32, and labels (N,); "train" or "test"."""
+    """Latents (N, 4, 7, 7), float32, and labels (N,); "train" or "test"."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be one of train, test, not {split!r}")
     path = folder() / f"latents-{split}.safetensors"
-    state = _read(path, "fashion-autoencoder")
+    state = read(path, "fashion-autoencoder")
     return from_bytes(state["latents"]), state["labels"].long()
 
 
@@ -63,7 +63,7 @@ def latents(split: str = "train") -> tuple[Tensor, Tensor]:
 def autoencoder() -> Autoencoder:
     """The kept autoencoder, for evaluation."""
     model = Autoencoder.from_name("KL-fashion")
-    model.load_state_dict(_read(folder() / "autoencoder.safetensors", "fashion-autoencoder"))
+    model.load_state_dict(read(folder() / "autoencoder.safetensors", "fashion-autoencoder"))
     return model.eval().requires_grad_(False)
 
 
@@ -71,11 +71,11 @@ def autoencoder() -> Autoencoder:
 def classifier() -> Classifier:
     """The kept classifier, for evaluation."""
     model = Classifier()
-    model.load_state_dict(_read(folder() / "classifier.safetensors", "fashion-classifier"))
+    model.load_state_dict(read(folder() / "classifier.safetensors", "fashion-classifier"))
     return model.eval().requires_grad_(False)
 
 
-def _read(path: Path, preset: str) -> dict[str, Tensor]:
+def read(path: Path, preset: str) -> dict[str, Tensor]:
     """Tensors of a kept file, half precision as single."""
     try:
         state = load_file(path)

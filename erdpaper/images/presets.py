@@ -6,6 +6,7 @@ The rows of the first table lower the weighted error of a diffusion target [P 1]
 second are the autoencoder and the classifier that the latents and the metrics stand on.
 """
 
+# ruff: noqa: E501  the rows of a table are as long as they are
 from typing import Any, Literal, NamedTuple
 
 from erdpaper.training import Recipe
@@ -33,7 +34,7 @@ class Preset(NamedTuple):
 class Tool(NamedTuple):
     """One row: a network that is no diffusion model."""
 
-    kind: Literal["autoencoder", "classifier"]
+    kind: Literal["autoencoder", "decoder", "classifier"]
     model: str
     batch: int
     recipe: Recipe
@@ -49,7 +50,17 @@ def _adam(steps: int, lr: float, **other: Any) -> Recipe:
     return Recipe(steps, lr, "cosine", warmup=min(200, steps // 10), **other)
 
 
+PRESETS = {
+    #                             data               model                  target weight     schedule  batch dropout
+    "fashion-pixels":      Preset("fashion",         "Hourglass-fashion",   "v",   "uniform", "cosine", 128,  0.1, _adam(4_500, 1.5e-3, ema=0.999, clip=1.0)),
+    "fashion-latents":     Preset("fashion-latents", "MLP-latent",          "v",   "uniform", "cosine", 128,  0.1, _adam(9_000, 1.0e-3, ema=0.999, clip=1.0)),
+    "fashion-dit":         Preset("fashion",         "DiT-fashion",         "eps", "erd",     "cosine", 64,   0.1, _adam(20_000, 1.0e-3, ema=0.999, clip=1.0)),
+    "fashion-dit-latents": Preset("fashion-latents", "DiT-fashion-latent",  "eps", "erd",     "cosine", 64,   0.1, _adam(20_000, 1.0e-3, ema=0.999, clip=1.0)),
+    "fashion-uvit":        Preset("fashion",         "U-ViT-fashion",       "eps", "erd",     "cosine", 64,   0.1, _adam(20_000, 1.0e-3, ema=0.999, clip=1.0)),
+    "fashion-unet":        Preset("fashion",         "UNet-fashion",        "eps", "erd",     "cosine", 64,   0.1, _adam(20_000, 5.0e-4, ema=0.999, clip=1.0)),
+}  # fmt: skip
 TOOLS = {
     "fashion-classifier":  Tool("classifier",  "classifier", 128, _adam(3_000, 2e-3)),
     "fashion-autoencoder": Tool("autoencoder", "KL-fashion",  64, _adam(1_600, 2e-3, clip=1.0)),
+    "fashion-decoder":     Tool("decoder",     "KL-fashion",  64, _adam(1_200, 1e-3, clip=1.0)),
 }  # fmt: skip

@@ -38,7 +38,7 @@ class Cell:
     model: str = "MLP-latent-S"
     beta2: float = 0.95
     decay: Decay = "cosine"
-    steps: int = 1_500
+    steps: int = 750
     batch: int = 64
     ema: float = 0.99
     seed: int = 0

@@ -104,7 +104,7 @@ def loss(name: str, schedule: Schedule, target: str, steps: int) -> training.Los
     """The loss of a row: that of the objective, or with the online estimate."""
     if name != "online":
         return training.loss_of
-    # the latents are whitened: E||x_0||^2 / d = 1
+    # latents are scaled so that E||x_0||^2 / d = 1
     online = weights.OnlineRecoverability(schedule, target, 1.0)
     return OnlineLoss(online, round(_ONLINE_START * steps))
 

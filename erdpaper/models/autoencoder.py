@@ -1,13 +1,13 @@
 """A small autoencoder of images, on diffusers' AutoencoderKL: 28x28 pixels to a 4x7x7 latent.
 
 Pixels are folded (28x28x1 to 14x14x4) before the first convolution, which costs a quarter of
-convolving at full size. Latents leave this module whitened: the encoder's mean m over the training
-images and its covariance C are kept with the weights, and
+convolving at full size. Latents leave this module centred and with one scale, as those of latent
+diffusion do: the encoder's mean m over the training images and the root s of the mean variance of
+its d coordinates are kept with the weights, and
 
-    z = C^(-1/2) (mean of q(z | image) - m),      so that E[z] = 0 and Cov(z) = I
+    z = (mean of q(z | image) - m) / s,      so that E[z] = 0 and E||z||^2 = d
 
-over the training images. The symmetric root moves each latent as little as a whitening can, so that
-a latent still belongs to its place in the image.
+over the training images. Their covariance is far from I: a few directions hold most of it.
 """
 
 from dataclasses import asdict, dataclass
@@ -30,11 +30,10 @@ class Config:
 
 
 class Autoencoder(nn.Module):
-    """encode: images (N, C, H, W) in [-1, 1] -> whitened latents (N, c, h, w); decode: back."""
+    """encode: images (N, C, H, W) in [-1, 1] -> latents (N, c, h, w); decode: back."""
 
     mean: Tensor
-    whiten: Tensor
-    colour: Tensor
+    scale: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -59,10 +58,8 @@ class Autoencoder(nn.Module):
         )
         h = side // 2 ** (levels - 1)
         self.shape = (config.latent_channels, h, h)
-        d = config.latent_channels * h * h
-        self.register_buffer("mean", torch.zeros(d))
-        self.register_buffer("whiten", torch.eye(d))
-        self.register_buffer("colour", torch.eye(d))
+        self.register_buffer("mean", torch.zeros(self.shape))
+        self.register_buffer("scale", torch.ones(()))
 
     @classmethod
     def from_name(cls, name: str) -> "Autoencoder":
@@ -72,12 +69,12 @@ class Autoencoder(nn.Module):
         return cls(CONFIGS[name])
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z | image) before whitening, (N, c, h, w) each."""
+        """Mean and log-variance of q(z | image) before centring and scaling, (N, c, h, w) each."""
         q = self.kl.encode(nn.functional.pixel_unshuffle(images, self.config.fold)).latent_dist
         return q.mean, q.logvar
 
     def decode_raw(self, z: Tensor) -> Tensor:
-        """Latents as the encoder gives them, before whitening -> images (N, C, H, W)."""
+        """Latents as the encoder gives them, before centring and scaling -> images (N, C, H, W)."""
         folded: Tensor = self.kl.decode(z).sample  # (N, C * fold^2, S / fold, S / fold)
         images: Tensor = torch.pixel_shuffle(folded, self.config.fold)
         return images
@@ -92,34 +89,45 @@ class Autoencoder(nn.Module):
         return self.decode_raw(z + strength * std * noise), z
 
     @torch.no_grad()
-    def fit_whitening(self, images: Tensor, batch: int = 500) -> None:
-        """Keep mean and covariance of the encoder's means over images (N, C, H, W), in float64."""
-        rows = [self.posterior(part)[0].flatten(1).double() for part in images.split(batch)]
-        z = torch.cat(rows)
-        if len(z) <= z.shape[1]:
-            raise ValueError(f"whitening {z.shape[1]} latents needs more images than {len(z)}")
-        variance, axes = torch.linalg.eigh(torch.cov(z.T))
-        if not float(variance[0]) > 0:
-            raise ValueError("the latents of these images fill a subspace only: no whitening")
+    def fit_scale(self, images: Tensor, batch: int = 500) -> None:
+        """Keep mean and scale of the encoder's means over images (N, C, H, W), in float64."""
+        z = torch.cat([self.posterior(part)[0].double() for part in images.split(batch)])
+        variance = z.var(0, correction=0).mean()
+        if not 0 < float(variance) < torch.inf:
+            raise ValueError("the latents of these images do not vary; they have no scale")
         self.mean.copy_(z.mean(0))
-        self.whiten.copy_(axes * variance.rsqrt() @ axes.T)
-        self.colour.copy_(axes * variance.sqrt() @ axes.T)
+        self.scale.copy_(variance.sqrt())
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> whitened latents (N, c, h, w); no sampling."""
-        z = self.posterior(images)[0].flatten(1)  # (N, d)
-        white: Tensor = (z - self.mean) @ self.whiten  # (N, d)
-        latents: Tensor = white.unflatten(1, self.shape)
+        """Images (N, C, H, W) -> latents (N, c, h, w); no sampling."""
+        latents: Tensor = (self.posterior(images)[0] - self.mean) / self.scale
         return latents
 
     def decode(self, z: Tensor) -> Tensor:
-        """Whitened latents (N, c, h, w) -> images (N, C, H, W), not clamped."""
-        raw = z.flatten(1) @ self.colour + self.mean  # (N, d)
-        return self.decode_raw(raw.unflatten(1, self.shape))
+        """Latents (N, c, h, w) -> images (N, C, H, W), not clamped."""
+        return self.decode_raw(z * self.scale + self.mean)
 
     def described(self) -> dict[str, object]:
         """The configuration, by name."""
         return asdict(self.config)
+
+
+class Decoder(nn.Module):
+    """The decoding half of an autoencoder as a network of its own, to be trained alone.
+
+    Its weights are the autoencoder's, under the prefix `autoencoder`; the encoder's are frozen.
+    """
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        autoencoder.requires_grad_(False)
+        autoencoder.kl.decoder.requires_grad_(True)
+        autoencoder.kl.post_quant_conv.requires_grad_(True)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latents (N, c, h, w) -> images (N, C, H, W)."""
+        return self.autoencoder.decode(z)
 
 
 CONFIGS = {

@@ -4,8 +4,11 @@ The latent is taken as one vector. Each block is
 
     h <- h + gate * W2 silu(W1 ((1 + scale) * norm(h) + shift)),
 
-with shift, scale and gate linear in one embedding of time and class, all of them 0 at the start. On
-latents of 4x7x7 it learns far more per second of a CPU than attention over 49 tokens does.
+with shift, scale and gate linear in one embedding of time and class, all 0 at the start. The input
+is added to the output with a gain for each coordinate that is linear in the same embedding
+and 0 at the start too: the share of a target that can be read off x_t itself need not pass the
+blocks, which are too narrow for it. On latents of 4x7x7 it learns far more per second of a CPU than
+attention over 49 tokens does.
 """
 
 from dataclasses import dataclass, replace
@@ -69,6 +72,7 @@ class LatentMLP(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(config.embedding, 2 * config.width)
+        self.modulated_gain = nn.Linear(config.embedding, d)
         self.last = nn.Linear(config.width, d)
         self._start()
 
@@ -82,7 +86,7 @@ class LatentMLP(nn.Module):
     def _start(self) -> None:
         # adaLN-Zero: every block is the identity and the output 0
         for name, parameter in self.named_parameters():
-            if "modulation" in name or name.startswith("last"):
+            if "modulat" in name or name.startswith("last"):
                 nn.init.zeros_(parameter)
         nn.init.normal_(self.label.weight, std=0.02)
 
@@ -108,8 +112,8 @@ class LatentMLP(nn.Module):
         for block in self.blocks:
             h = block(h, c)  # (N, width)
         shift, scale = self.modulation(c).chunk(2, -1)  # (N, width) each
-        y: Tensor = self.last(torch.addcmul(shift, self.norm(h), 1 + scale))  # (N, C * H * W)
-        return y.view_as(x)
+        y = self.last(torch.addcmul(shift, self.norm(h), 1 + scale))  # (N, C * H * W)
+        return torch.addcmul(y, self.modulated_gain(c), x.flatten(1)).view_as(x)
 
 
 CONFIGS = {

@@ -100,10 +100,33 @@ def _check_decay(decay: float) -> None:
         raise ValueError(f"the decay of a moving average must lie between 0 and 1, got {decay}")
 
 
+class MovingAverage(AveragedModel):
+    """torch's, whose every update lists all modules anew; this one remembers the pairs it found."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self._decay = decay
+        self._pairs: tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]] | None = None
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """average <- decay average + (1 - decay) model; buffers are copied."""
+        if self._pairs is None:
+            super().update_parameters(model)
+            own, theirs = ([p.detach() for p in m.parameters()] for m in (self.module, model))
+            buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
+            self._pairs = own, theirs, buffers
+            return
+        own, theirs, buffers = self._pairs
+        torch._foreach_lerp_(own, theirs, 1 - self._decay)
+        for mine, yours in buffers:
+            mine.copy_(yours.detach())
+        self.n_averaged += 1
+
+
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of a network, called like it; a trainer keeps it up to date."""
     _check_decay(decay)
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    return MovingAverage(model, decay)
 
 
 class Alone:

@@ -1,0 +1,84 @@
+"""What `erdpaper train` does: build a run, follow it with a progress bar, keep what it made."""
+
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from erdpaper.images import build
+from erdpaper.training import Record, RunFolder
+
+Precision = Literal["no", "fp16", "bf16"]
+
+
+class Request(NamedTuple):
+    """A preset and how to run it; `out` is the folder of the run."""
+
+    preset: str
+    out: Path
+    seed: int = 0
+    steps: int | None = None
+    every: int = 200
+    accumulate: int = 1
+    precision: Precision = "no"
+    cpu: bool = False
+    compiled: bool = False
+
+
+def train(request: Request) -> Path:
+    """Run to the end, or go on with what is in the folder; the path of the finished network.
+
+    Raises ValueError for a wrong request and TrainingError where training cannot go on.
+    """
+    folder, run = _prepared(request)
+    trainer = run.trainer
+    main = trainer.engine.is_main_process
+    bar = tqdm(
+        desc=request.preset,
+        total=trainer.recipe.steps * run.batch,
+        unit=" images",
+        unit_scale=True,
+        mininterval=1,
+        disable=None if main else True,
+    )
+    with bar:
+        for record in folder.run(trainer):
+            _show(bar, record, run.batch)
+    return folder.path / "model.safetensors"
+
+
+def _prepared(request: Request) -> tuple[RunFolder, build.Run]:
+    accelerator = Accelerator(mixed_precision=request.precision, cpu=request.cpu)
+    run = build.build(
+        request.preset,
+        request.seed,
+        request.steps,
+        accelerator,
+        request.accumulate,
+        request.compiled,
+    )
+    config = run.config | {"precision": request.precision}
+    return RunFolder(request.out, config, request.every), run
+
+
+def _show(bar: "tqdm[Any]", record: Record, batch: int) -> None:
+    # a resumed run starts where it was, without counting that as speed
+    if bar.n == 0 and record.step > 1:
+        bar.initial = bar.n = (record.step - 1) * batch
+    bar.update(batch)
+    if record.step % 10 == 0:
+        bar.set_postfix(step=record.step, loss=f"{float(record.loss):.4f}", refresh=False)
+
+
+def machine() -> dict[str, Any]:
+    """Device, versions and date, for the card of what was made."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "device": f"{device}, {platform.machine()}, {torch.get_num_threads()} thread(s)",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
