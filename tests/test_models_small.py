@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from by_hand import affine, arrays, condition, normed, residual
 from small_training import CLASSES, SHAPE, network, normal
 from torch import Tensor, nn
 
 from erdpaper.images import tools
-from erdpaper.models.autoencoder import Autoencoder, Config
+from erdpaper.models.autoencoder import Autoencoder, Config, Decoder
 from erdpaper.models.classifier import Classifier
 from erdpaper.models.latent_mlp import CONFIGS, LatentMLP
+from erdpaper.training import Recipe, Trainer
 from erdpaper.training.stream import generator_for
 
 F64 = torch.float64
-Arrays = dict[str, np.ndarray]
 
 
 def inputs(n: int = 7) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,36 +28,17 @@ def inputs(n: int = 7) -> tuple[Tensor, Tensor, Tensor]:
 # ---------------------------------------------------------------- the latent perceptron
 
 
-def silu(z: np.ndarray) -> np.ndarray:
-    answer: np.ndarray = z / (1 + np.exp(-z))
-    return answer
-
-
-def affine(state: Arrays, name: str, h: np.ndarray) -> np.ndarray:
-    answer: np.ndarray = h @ state[f"{name}.weight"].T + state[f"{name}.bias"]
-    return answer
-
-
-def modulated(h: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    mean, variance = h.mean(1, keepdims=True), h.var(1, keepdims=True)
-    answer: np.ndarray = (1 + scale) * (h - mean) / np.sqrt(variance + 1e-6) + shift
-    return answer
-
-
 def by_hand(net: LatentMLP, x: Tensor, t: Tensor, label: Tensor) -> list[np.ndarray]:
     """The states after every block and the output, in numpy from the state dict."""
-    state = {name: part.detach().numpy() for name, part in net.state_dict().items()}
-    half = net.config.embedding // 2
-    phase = 1000 * np.outer(t, [1e4 ** (-k / (half - 1)) for k in range(half)])
-    c = affine(state, "embed.0", np.concatenate([np.cos(phase), np.sin(phase)], 1))
-    c = silu(affine(state, "embed.2", silu(c)) + state["label.weight"][label])
-    states, h = [], affine(state, "first", x.flatten(1).numpy())
+    state, flat = arrays(net), x.flatten(1).numpy()
+    c = condition(state, net.config.embedding, t, label)
+    states, h = [], affine(state, "first", flat)
     for k in range(net.config.depth):
-        shift, scale, gate = np.split(affine(state, f"blocks.{k}.modulation", c), 3, 1)
-        z = silu(affine(state, f"blocks.{k}.inner", modulated(h, shift, scale)))
-        h = h + gate * affine(state, f"blocks.{k}.outer", z)
+        h = residual(state, f"blocks.{k}", h, c)
         states.append(h)
-    y = affine(state, "last", modulated(h, *np.split(affine(state, "modulation", c), 2, 1)))
+    shift, scale = np.split(affine(state, "modulation", c), 2, 1)
+    y = affine(state, "last", (1 + scale) * normed(h, 1e-6) + shift)
+    y = y + affine(state, "modulated_gain", c) * flat
     return [*states, y.reshape(x.shape)]
 
 
@@ -107,7 +89,8 @@ def test_a_new_network_answers_zero_and_its_blocks_do_nothing(name: str) -> None
     # nothing else was made 0
     w, e, d = net.config.width, net.config.embedding, math.prod(net.config.shape)
     zeros = sum(int((p == 0).sum()) for p in net.parameters())
-    assert zeros == net.config.depth * 3 * (e + 1) * w + 2 * (e + 1) * w + (w + 1) * d
+    expected = net.config.depth * 3 * (e + 1) * w + 2 * (e + 1) * w + (e + 1) * d + (w + 1) * d
+    assert zeros == expected
     assert float(net.label.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
 
 
@@ -117,6 +100,7 @@ def test_the_latent_perceptrons_have_the_parameters_of_their_layers(name: str) -
     w, e, d = net.config.width, net.config.embedding, math.prod(net.config.shape)
     block = 3 * (e + 1) * w + 2 * (w + 1) * w
     around = 2 * (e + 1) * e + 11 * e + (d + 1) * w + 2 * (e + 1) * w + (w + 1) * d
+    around += (e + 1) * d
     assert sum(p.numel() for p in net.parameters()) == net.config.depth * block + around
 
 
@@ -141,35 +125,57 @@ def images(n: int, size: int = 8, channels: int = 1) -> Tensor:
 
 
 @torch.no_grad()
-def test_whitened_latents_have_mean_0_and_covariance_1() -> None:
+def test_latents_are_centred_and_have_one_scale() -> None:
     model, shown = autoencoder(), images(40)
-    model.fit_whitening(shown, batch=7)
-    z = model.encode(shown).flatten(1)
-    assert z.shape == (40, 12)
-    torch.testing.assert_close(z.mean(0), torch.zeros(12, dtype=F64), rtol=0, atol=1e-9)
-    torch.testing.assert_close(torch.cov(z.T), torch.eye(12, dtype=F64), rtol=0, atol=1e-9)
-    # by the symmetric root, which is the whitening that moves the latents least
-    raw = model.posterior(shown)[0].flatten(1)
-    cross = torch.cov(torch.cat([raw, z], 1).T)[:12, 12:]
-    torch.testing.assert_close(cross, cross.T, rtol=0, atol=1e-9)
-    assert float(torch.linalg.eigvalsh(cross).min()) > 0
-    centred = (raw - raw.mean(0)).numpy()
-    left, _, right = np.linalg.svd(centred, full_matrices=False)
-    expected = torch.from_numpy(math.sqrt(39) * left @ right)
-    torch.testing.assert_close(z, expected, rtol=0, atol=1e-8)
+    raw = model.posterior(shown)[0].numpy()
+    assert raw.shape == (40, *model.shape) == (40, 3, 2, 2)
+    model.fit_scale(shown, batch=7)
+    mean = raw.mean(0)
+    scale = math.sqrt(((raw - mean) ** 2).sum() / (40 * 12))
+    np.testing.assert_allclose(model.mean.numpy(), mean, rtol=0, atol=1e-12)
+    assert float(model.scale) == pytest.approx(scale, rel=1e-12)
+    z = model.encode(shown).numpy()
+    np.testing.assert_allclose(z, (raw - mean) / scale, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(z.mean(0), np.zeros((3, 2, 2)), rtol=0, atol=1e-9)
+    assert (z**2).sum((1, 2, 3)).mean() == pytest.approx(12, rel=1e-9)
+    # one scale for all: the coordinates' own differ as the encoder made them
+    ratio = z.std(0) / raw.std(0)
+    assert np.ptp(ratio) < 1e-9 * ratio.mean() and np.ptp(z.std(0)) > 0.1
 
 
 @torch.no_grad()
-def test_decoding_undoes_the_whitening() -> None:
+def test_decoding_undoes_centre_and_scale() -> None:
     model, shown = autoencoder(), images(40)
     mean, _ = model.posterior(shown)
     # with nothing fitted, latents leave as they are
     assert torch.equal(model.encode(shown), mean)
-    model.fit_whitening(shown)
+    model.fit_scale(shown)
     torch.testing.assert_close(model.decode(model.encode(shown)), model.decode_raw(mean))
     others = images(50)[40:]
     there_and_back = model.decode(model.encode(others))
     torch.testing.assert_close(there_and_back, model.decode_raw(model.posterior(others)[0]))
+    # centre and scale are kept with the weights
+    again = autoencoder()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.encode(others), model.encode(others))
+
+
+def test_a_decoder_is_the_half_that_decodes_and_trains_alone() -> None:
+    model, shown = autoencoder(), images(12)
+    model.fit_scale(shown)
+    before = {name: part.clone() for name, part in model.state_dict().items()}
+    z = normal(12, *model.shape, seed=1, dtype=F64)
+    decoder = Decoder(model)
+    assert torch.equal(decoder(z), model.decode(z))
+    draw = tools.EncodedStream(z, shown, 4, 3)
+    list(Trainer(decoder, draw, Recipe(2, 1e-2), tools.decoding).run())
+    state = decoder.state_dict()
+    assert state.keys() == {f"autoencoder.{name}" for name in before}
+    moved = {
+        name for name, part in before.items() if not torch.equal(state[f"autoencoder.{name}"], part)
+    }
+    learning = ("kl.decoder.", "kl.post_quant_conv.")
+    assert moved == {name for name in before if name.startswith(learning)}
 
 
 @torch.no_grad()
@@ -208,14 +214,15 @@ def test_the_autoencoder_of_fashion_gives_latents_of_4_by_7_by_7() -> None:
     assert sum(p.numel() for p in Autoencoder.from_name("KL-fashion").parameters()) < 1.3e6
 
 
-def test_what_cannot_be_whitened_or_halved_is_refused() -> None:
-    with pytest.raises(ValueError, match="whitening 12 latents needs more images than 12"):
-        autoencoder().fit_whitening(images(12))
-    flat = autoencoder()
+def test_what_cannot_be_scaled_or_halved_is_refused() -> None:
+    for few in (images(1), images(1).expand(9, -1, -1, -1)):
+        with pytest.raises(ValueError, match="latents of these images do not vary"):
+            autoencoder().fit_scale(few)
+    broken = autoencoder()
     with torch.no_grad():
-        flat.kl.quant_conv.weight.zero_()
-    with pytest.raises(ValueError, match="fill a subspace only: no whitening"):
-        flat.fit_whitening(images(20))
+        broken.kl.quant_conv.bias.fill_(math.nan)
+    with pytest.raises(ValueError, match="do not vary; they have no scale"):
+        broken.fit_scale(images(20))
     with pytest.raises(ValueError, match="images of 10 cannot be halved as often"):
         autoencoder(size=10)
 
@@ -313,3 +320,24 @@ def test_noise_for_latents_is_new_in_every_step_and_the_same_again() -> None:
     assert torch.equal(both.unique(dim=0), shown.flatten(1).unique(dim=0))
     expected = torch.randn(20, 3, 4, 4, generator=generator_for(3, 2, 1))
     assert torch.equal(steps[0].noise, expected)
+
+
+def test_the_decoders_latents_are_those_of_their_images_with_noise() -> None:
+    shown = images(40)
+    z = shown.mean((2, 3), keepdim=True) + torch.zeros(1, 3, 4, 4, dtype=F64)
+    draw = tools.EncodedStream(z, shown, 20, 3)
+    batch = draw(1)
+    order = tools.Order(40, 20, 3)(1)
+    assert torch.equal(batch.images, shown[order])
+    noise = torch.randn(20, 3, 4, 4, generator=generator_for(3, 2, 1))
+    torch.testing.assert_close(batch.latents, z[order] + 0.05 * noise)
+    assert torch.equal(draw(1).latents, batch.latents)
+    assert not torch.equal(draw(3).latents, batch.latents)
+
+
+def test_the_decoders_loss_is_its_formula() -> None:
+    model, shown = autoencoder(), images(5)
+    z = normal(5, *model.shape, seed=1, dtype=F64)
+    expected = ((model.decode(z) - shown).detach().numpy() ** 2).mean()
+    found = tools.decoding(Decoder(model), tools.Encoded(z, shown)).detach()
+    assert float(found) == pytest.approx(expected, rel=1e-12)
