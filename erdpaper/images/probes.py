@@ -1,18 +1,22 @@
-"""What class labels the hidden layers of a latent network carry, noise level by noise level."""
+"""What the hidden layers of a latent network know of the class, and its kernel, by noise level."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from erdpaper import representations
+from erdpaper import ntk, representations
 from erdpaper.images import data
 from erdpaper.images.spec import SCHEDULE
 from erdpaper.schedules import signal_and_noise
 from erdpaper.training.stream import generator_for
 
 LEVELS = (-6.0, -4.0, -2.0, 0.0, 4.0)
+KERNEL_LEVELS = (-4.0, 0.0, 4.0)
+SPLITS = ("train", "test")
 _POINTS = 1_500
-# a stream of random numbers beside those of the training
-_NOISE = 13
+# streams of random numbers beside those of the training
+_NOISE, _KERNEL = 13, 14
 
 
 def noisy(split: str, logsnr: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,30 +35,61 @@ def layers(network: nn.Module) -> list[str]:
     return [f"blocks.{k}" for k in range(len(network.blocks))]  # type: ignore[arg-type]
 
 
-def accuracies(network: nn.Module) -> dict[str, list[float]]:
-    """Test accuracy of a linear probe on every block at LEVELS, no label shown to the network."""
+def measured(network: nn.Module) -> dict[str, Any]:
+    """What the blocks of a network, shown no label, know of the class at LEVELS.
+
+    linear: test accuracy of a linear probe, by block.  neighbours: of the vote of the 20 nearest,
+    last block.  cka: alignment of the last block with the clean latents of the test images.
+    """
     network.eval()
     names = layers(network)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    linear: dict[str, list[float]] = {name: [] for name in names}
+    neighbours, alignment = [], []
     for logsnr in LEVELS:
-        states, labels = [], []
-        for split in ("train", "test"):
-            x, t, classes = noisy(split, logsnr, _POINTS)
-            states.append(representations.hidden_states(network, x, t, layers=names))
-            labels.append(classes)
+        (shown, labels), (asked, others) = (_states(network, s, logsnr, names) for s in SPLITS)
         for name in names:
-            probe = representations.linear_probe(
-                states[0][name], labels[0], states[1][name], labels[1]
-            )
-            found[name].append(probe.accuracy)
+            probe = representations.linear_probe(shown[name], labels, asked[name], others)
+            linear[name].append(probe.accuracy)
+        last = names[-1]
+        neighbours.append(
+            representations.neighbour_accuracy(shown[last], labels, asked[last], others)
+        )
+        clean = data.latents("test")[0][: len(others)].flatten(1)
+        alignment.append(representations.cka(asked[last], clean))
+    return {"linear": linear, "neighbours": neighbours, "cka": alignment}
+
+
+def _states(
+    network: nn.Module, split: str, logsnr: float, names: list[str]
+) -> tuple[dict[str, Tensor], Tensor]:
+    x, t, labels = noisy(split, logsnr, _POINTS)
+    return representations.hidden_states(network, x, t, layers=names), labels
+
+
+def of_input() -> dict[str, list[float]]:
+    """The same of the noisy latents themselves: linear, neighbours and cka at LEVELS."""
+    found: dict[str, list[float]] = {"linear": [], "neighbours": [], "cka": []}
+    for logsnr in LEVELS:
+        (x, _, labels), (y, _, others) = (noisy(split, logsnr, _POINTS) for split in SPLITS)
+        x, y = x.flatten(1), y.flatten(1)
+        found["linear"].append(representations.linear_probe(x, labels, y, others).accuracy)
+        found["neighbours"].append(representations.neighbour_accuracy(x, labels, y, others))
+        clean = data.latents("test")[0][:_POINTS].flatten(1)
+        found["cka"].append(representations.cka(y, clean))
     return found
 
 
-def input_accuracies() -> list[float]:
-    """The same of the noisy latents themselves."""
-    found = []
-    for logsnr in LEVELS:
-        (x, _, labels), (y, _, others) = (noisy(s, logsnr, _POINTS) for s in ("train", "test"))
-        probe = representations.linear_probe(x.flatten(1), labels, y.flatten(1), others)
-        found.append(probe.accuracy)
+def kernel(network: nn.Module, n: int = 48, k: int = 6) -> dict[str, list[float]]:
+    """The largest eigenvalue of the network's own kernel at KERNEL_LEVELS, and its trace.
+
+    On n noisy test latents with their labels, by Lanczos on products [P Thm 3.8].
+    """
+    network.eval()
+    found: dict[str, list[float]] = {"top": [], "trace": []}
+    for index, logsnr in enumerate(KERNEL_LEVELS):
+        x, t, labels = noisy("test", logsnr, n)
+        generator = generator_for(_KERNEL, index)
+        top = ntk.top_spectrum(network, (x, t), k, generator, labels, probes=4)
+        found["top"].append(float(top.values[0]))
+        found["trace"].append(float(top.trace))
     return found
