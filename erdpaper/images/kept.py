@@ -96,7 +96,7 @@ class Kept:
         return paired_ratio([r.fd for r in first[:n]], [r.fd for r in second[:n]])
 
     def pooled(self, weight: str, other: str) -> Ratio:
-        """The same over all targets, with the three seeds that every weight has."""
+        """The same over all targets, with the seeds that every weight has."""
         n = len(grid.POOLED_SEEDS)
         pairs = [
             (a.fd, b.fd)

@@ -100,6 +100,13 @@ def objective(
     return Objective(schedule, target, weight, stratified=True, **times)
 
 
+def effort(asked: Objective, t: Tensor) -> Tensor:
+    """Weight times density of drawing, (N,): how much of the training goes to times t."""
+    weight = asked.weight(t)
+    density = getattr(asked.weight, "density", None)
+    return weight if density is None else weight * density(t)
+
+
 def loss(name: str, schedule: Schedule, target: str, steps: int) -> training.Loss:
     """The loss of a row: that of the objective, or with the online estimate."""
     if name != "online":

@@ -118,6 +118,6 @@ class LatentMLP(nn.Module):
 
 CONFIGS = {
     #                       shape      width depth embedding
-    "MLP-latent":    Config((4, 7, 7), 704,  6,    128),
+    "MLP-latent":    Config((4, 7, 7), 512,  5,    128),
     "MLP-latent-S":  Config((4, 7, 7), 256,  4,    64),
 }  # fmt: skip
