@@ -53,9 +53,12 @@ def _described(folder: Path) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_text())
     losses = (folder / "losses.csv").read_text().splitlines()[1:]
     last = [float(line.split(",")[1]) for line in losses[-100:]]
+    # from the configuration, written first, to the network, written last
+    ends = [(folder / name).stat().st_mtime for name in ("config.json", "model.safetensors")]
     return {
         "command": f"erdpaper train --preset {config['preset']}",
         "config": config,
+        "seconds": round(ends[1] - ends[0]),
         "loss": round(sum(last) / len(last), 5),
         **command.machine(),
     }
