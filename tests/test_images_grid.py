@@ -285,10 +285,7 @@ def test_a_training_is_measured_as_it_stands(small: pytest.MonkeyPatch) -> None:
     assert not torch.equal(state["first.weight"], alone.model.state_dict()["first.weight"])
     part = round(grid.CHECKPOINTS[-2] * 10)
     assert found["loss"] == grid.rounded(sum(losses[part:]) / (10 - part))
-    assert (
-        list(found["curve"])
-        == [str(round(share * 10)) for share in grid.CHECKPOINTS][: len(found["curve"])]
-    )
+    assert list(found["curve"]) == [str(round(share * 10)) for share in grid.CHECKPOINTS]
     summary = measure.summary(network, "v", 40)
     assert found["final"] == grid.rounded(summary)
     assert found["errors"] == grid.rounded(measure.errors(network, "v").tolist())
@@ -369,8 +366,7 @@ def test_finished_trainings_are_not_repeated(computed: list[str], tmp_path: Path
 
 def test_a_task_goes_to_another_process() -> None:
     task = partial(grid._line, Cell("eps", "erd", 4e-3))
-    there = pickle.loads(pickle.dumps(task))
-    assert there.func is grid._line and there.args == task.args
+    assert b"_line" in pickle.dumps(task)
 
 
 def test_everything_is_collected_once(computed: list[str], tmp_path: Path) -> None:
