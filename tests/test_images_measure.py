@@ -144,7 +144,7 @@ def check_independent(white: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [Sampling(steps=40), Sampling("ddim", 120)], ids=lambda how: how.sampler
+    "how", [Sampling(steps=40), Sampling("ddim", 200)], ids=lambda how: how.sampler
 )
 def test_samples_of_an_exact_denoiser_have_the_law(how: Sampling) -> None:
     white = whitened(how)
