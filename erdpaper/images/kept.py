@@ -36,7 +36,8 @@ class Result:
     @property
     def curve(self) -> tuple[list[int], list[float]]:
         """Steps, and the Fréchet distance of 500 samples after them."""
-        points = sorted((int(step), value) for step, value in self.measured["curve"].items())
+        curve = self.measured["curve"].items()
+        points = sorted((int(step), math.inf if fd is None else fd) for step, fd in curve)
         return [step for step, _ in points], [value for _, value in points]
 
     def steps_to(self, distance: float) -> float:

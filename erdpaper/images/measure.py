@@ -21,6 +21,7 @@ from erdpaper.training.stream import generator_for
 # log-SNR at which the error is measured
 LEVELS = torch.linspace(-8, 8, 9, dtype=torch.float64)
 _BATCH = 500
+QUALITIES = ("fd", "kd", "precision", "recall", "agreement", "imbalance")
 # a stream of random numbers beside those of the training
 _NOISE, _LEVEL_NOISE = 10, 11
 
@@ -102,18 +103,29 @@ def balanced(n: int) -> Tensor:
     return torch.arange(n) % data.CLASSES
 
 
-def quality(z: Tensor, labels: Tensor) -> dict[str, float]:
-    """Distances of decoded latents from the test images, and how they are classified."""
+def quality(z: Tensor, labels: Tensor) -> dict[str, float | None]:
+    """Distances of decoded latents from the test images, and how they are classified.
+
+    fd and kd: Fréchet and kernel distance to all test images; precision and recall: with as many
+    of them as there are samples; agreement with the labels asked for; imbalance: total variation
+    of the classes found from equal shares. All None where a sampler ran off to infinity.
+    """
+    if not bool(z.isfinite().all()):
+        return dict.fromkeys(QUALITIES)
     with torch.no_grad():
         images = torch.cat([data.autoencoder().decode(part) for part in z.split(_BATCH)])
     seen = look(images)
     features = seen.features.double()
     moments = metrics.Moments(features.shape[1])
     moments.update(features)
+    near = metrics.precision_recall(features, reference()[: len(features)])
     return {
         "fd": metrics.frechet_distance(moments, reference_moments()),
-        "kd": metrics.kernel_distance(features, reference()[: len(features)]),
+        "kd": metrics.kernel_distance(features, reference()),
+        "precision": near.precision,
+        "recall": near.recall,
         "agreement": metrics.class_agreement(seen.logits, labels).share,
+        "imbalance": metrics.class_balance(seen.logits).total_variation,
     }
 
 

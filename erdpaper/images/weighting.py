@@ -21,6 +21,8 @@ from erdpaper.weights import Allocation, Weight, densities
 
 # the share of a run during which the online estimate only looks on
 _ONLINE_START = 0.1
+# a bin sees about one sample a step and remembers a twentieth of the run
+_ONLINE_MEMORY = 20
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def loss(name: str, schedule: Schedule, target: str, steps: int) -> training.Los
     if name != "online":
         return training.loss_of
     # latents are scaled so that E||x_0||^2 / d = 1
-    online = weights.OnlineRecoverability(schedule, target, 1.0)
+    online = weights.OnlineRecoverability(schedule, target, 1.0, rate=_ONLINE_MEMORY / steps)
     return OnlineLoss(online, round(_ONLINE_START * steps))
 
 

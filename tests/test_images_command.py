@@ -1,0 +1,264 @@
+"""`erdpaper train`, what its presets build, and what is kept of them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import small_images
+import torch
+from accelerate.state import AcceleratorState
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
+
+from erdpaper.cli import main
+from erdpaper.images import weighting
+from erdpaper.images.presets import PRESETS
+from erdpaper.models.dit import DiT
+from erdpaper.schedules import Cosine
+from erdpaper.training import Labels, Recipe, Stream, Trainer
+
+STEPS = 12
+DIT = ["--preset", "fashion-dit", "--steps", str(STEPS), "--every", "5"]
+
+SCRIPT = """\
+import sys
+
+import pytest
+import small_images
+
+from erdpaper.cli import main
+from erdpaper.images import command
+
+
+def show(bar, record, batch):
+    print(record.step, flush=True)
+    # until it is killed, or told to go on
+    sys.stdin.readline()
+
+
+small_images.install(pytest.MonkeyPatch())
+command._show = show
+main()
+"""
+
+Train = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def train() -> Iterator[Train]:
+    """The command on small data; each call is like one in a new process."""
+    started = dict(os.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        small_images.install(patch)
+
+        def invoke(*arguments: str) -> Result:
+            AcceleratorState._reset_state(True)
+            return CliRunner().invoke(main, ["train", "--cpu", *arguments])
+
+        yield invoke
+    small_images.forget()
+    AcceleratorState._reset_state(True)
+    for name in os.environ.keys() - started.keys():
+        del os.environ[name]
+
+
+@pytest.fixture(scope="module")
+def whole(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody stopped, by the default of --out."""
+    root = tmp_path_factory.mktemp("whole")
+    (root / "data").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ERDPAPER_DATA", str(root / "data"))
+        result = train(*DIT)
+    assert result.exit_code == 0, result.output
+    folder = root / "runs" / "train" / "fashion-dit"
+    assert result.stdout == f"the network: {folder / 'model.safetensors'}\n"
+    return folder
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    with (folder / "losses.csv").open() as log:
+        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(log)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# ---------------------------------------------------------------- one run
+
+
+def test_every_setting_is_written_beside_the_run(whole: Path) -> None:
+    assert json.loads((whole / "config.json").read_text()) == {
+        "preset": "fashion-dit",
+        "seed": 0,
+        "data": "fashion",
+        "model": "DiT-fashion",
+        "target": "eps",
+        "weight": "erd",
+        "schedule": "cosine",
+        "batch": 64,
+        "dropout": 0.1,
+        "steps": 12,
+        "lr": PRESETS["fashion-dit"].recipe.lr,
+        "decay": "cosine",
+        "warmup": 1,
+        "betas": [0.9, 0.999],
+        "weight_decay": 0.0,
+        "clip": 1.0,
+        "ema": 0.999,
+        "accumulate": 1,
+        "precision": "no",
+    }
+    assert contents(whole).keys() == {
+        "config.json",
+        "losses.csv",
+        "model.safetensors",
+        "step-00000010.safetensors",
+        "step-00000012.safetensors",
+    }
+
+
+def test_the_run_is_what_its_settings_say(whole: Path) -> None:
+    torch.manual_seed(0)
+    network = DiT.from_name("DiT-fashion")
+    shown = small_images.images()
+    objective = weighting.objective("erd", Cosine(), "eps")
+    draw = Stream(shown.images, objective, 64, 0, Labels(shown.labels, 10, 0.1))
+    rate = PRESETS["fashion-dit"].recipe.lr
+    run = Trainer(network, draw, Recipe(12, rate, "cosine", warmup=1, clip=1.0, ema=0.999))
+    assert losses(whole) == [(record.step, float(record.loss)) for record in run.run()]
+    assert run.average is not None
+    kept = load_file(whole / "model.safetensors")
+    state = run.average.module.state_dict()
+    assert kept.keys() == state.keys()
+    assert all(torch.equal(part, state[name]) for name, part in kept.items())
+
+
+def test_a_finished_run_is_left_as_it_is(whole: Path, train: Train) -> None:
+    before = contents(whole)
+    result = train(*DIT, "--out", str(whole))
+    assert result.exit_code == 0 and result.stdout.startswith("the network: ")
+    assert contents(whole) == before
+
+
+def test_a_run_that_was_killed_gives_the_same_losses(
+    whole: Path, train: Train, tmp_path: Path
+) -> None:
+    out, script = tmp_path / "run", tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, str(script), "train", "--cpu", *DIT, "--out", str(out)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as run:
+        assert run.stdin is not None and run.stdout is not None
+        for step in range(1, 9):
+            assert run.stdout.readline() == f"{step}\n"
+            if step < 8:
+                run.stdin.write("\n")
+                run.stdin.flush()
+        run.kill()
+        assert run.wait() == -signal.SIGKILL
+    # it got to its first checkpoint, and the losses after it are lost
+    assert losses(out) == losses(whole)[:5]
+    assert contents(out).keys() == {"config.json", "losses.csv", "step-00000005.safetensors"}
+    result = train(*DIT, "--out", str(out))
+    assert result.exit_code == 0
+    found, expected = contents(out), contents(whole)
+    assert found.keys() == expected.keys()
+    for name in ("config.json", "losses.csv", "model.safetensors"):
+        assert found[name] == expected[name]
+    # a checkpoint's facts are in no fixed order
+    for name in ("step-00000010.safetensors", "step-00000012.safetensors"):
+        mine, other = (load_file(folder / name) for folder in (out, whole))
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(part, other[k]) for k, part in mine.items())
+
+
+def test_half_precision_is_close_and_keeps_single_weights(train: Train, tmp_path: Path) -> None:
+    asked = ["--preset", "fashion-latents", "--steps", "3"]
+    single, half = (tmp_path / name for name in ("no", "bf16"))
+    for path in (single, half):
+        result = train(*asked, "--out", str(path), "--precision", path.name)
+        assert result.exit_code == 0, result.output
+        assert json.loads((path / "config.json").read_text())["precision"] == path.name
+    found, expected = ([loss for _, loss in losses(path)] for path in (half, single))
+    assert found == pytest.approx(expected, rel=2**-7) and found != expected
+    kept = load_file(half / "model.safetensors")
+    assert {part.dtype for part in kept.values()} == {torch.float32}
+
+
+def test_accumulated_parts_are_one_batch(train: Train, tmp_path: Path) -> None:
+    asked = ["--preset", "fashion-latents", "--steps", "3", "--seed", "7"]
+    for parts in ("1", "4"):
+        assert train(*asked, "--out", str(tmp_path / parts), "--accumulate", parts).exit_code == 0
+    found, expected = ([loss for _, loss in losses(tmp_path / parts)] for parts in ("4", "1"))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert json.loads((tmp_path / "4" / "config.json").read_text())["accumulate"] == 4
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--preset", "imagenet"], "unknown preset 'imagenet'; use one of fashion-pixels, "),
+        ([*DIT, "--every", "0"], "checkpoints need at least one step between them, got 0"),
+        ([*DIT, "--accumulate", "0"], "accumulate must be at least 1, got 0"),
+        ([*DIT, "--accumulate", "3"], "a batch of 64 cannot be cut into 1 (processes) x 3 "),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_status_2(
+    train: Train, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    result = train(*arguments, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.startswith(f"Error: {sentence}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (["--steps", "13"], "holds a run with steps 12, not 13; name another folder or delete"),
+        (["--seed", "1"], "holds a run with seed 0, not 1; name"),
+        (["--precision", "bf16"], "holds a run with precision 'no', not 'bf16'; name"),
+        (["--preset", "fashion-uvit"], "holds a run with "),
+    ],
+)
+def test_another_run_does_not_go_into_the_folder_of_one(
+    whole: Path, train: Train, changes: list[str], sentence: str
+) -> None:
+    before = contents(whole)
+    result = train(*DIT, *changes, "--out", str(whole))
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.startswith(f"Error: {whole} {sentence}")
+    assert result.stderr.count("\n") == 1
+    assert contents(whole) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--preset", "fashion-dit", "--out", "FILE"], "Invalid value for '--out': Directory "),
+        (["--preset", "fashion-dit", "--steps", "0"], "Invalid value for '--steps': 0 is not in"),
+        (["--preset", "fashion-dit", "--seed", "-1"], "Invalid value for '--seed': -1 is not in"),
+        (["--preset", "fashion-dit", "--precision", "8"], "Invalid value for '--precision': "),
+        ([], "Missing option '--preset'"),
+    ],
+)
+def test_what_no_option_can_be_is_refused_before_anything_is_read(
+    train: Train, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = train(*(str(tmp_path / "file") if a == "FILE" else a for a in arguments))
+    assert result.exit_code == 2 and result.stdout == ""
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1 and errors[0].startswith(f"Error: {sentence}")
