@@ -191,6 +191,19 @@ def test_recoverable_follows_the_data(target: str) -> None:
     np.testing.assert_allclose(weight.numpy()[inside], expected, rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", weighting.NAMES)
+def test_effort_is_the_weight_times_how_often_a_time_is_drawn(name: str, target: str) -> None:
+    asked = objective(name, target)
+    t = torch.arange(1, T + 1, dtype=F64) / T
+    effort = weighting.effort(asked, t)
+    drawn_there = asked.weight(t) * shares(asked) * T
+    # a table's steep ends apart, where few or no samples fall
+    inner = slice(10, -10)
+    torch.testing.assert_close(effort[inner], drawn_there[inner], rtol=0.02, atol=1e-4)
+    assert float(effort.mean()) == pytest.approx(1, abs=1e-4)
+
+
 # ---------------------------------------------------------------- the online estimate
 
 
