@@ -221,7 +221,8 @@ def by_hand(net: torch.nn.Module, batch: training.Batch) -> Tensor:
 
 def test_the_online_loss_looks_on_first_and_then_weighs_by_its_estimate() -> None:
     loss, net, draw = online(), network(), stream()
-    known = weights.OnlineRecoverability(SCHEDULE, "v", 1.0)
+    # it forgets over a twentieth of the run's 120 steps
+    known = weights.OnlineRecoverability(SCHEDULE, "v", 1.0, rate=1 / 6)
     for step in range(1, 25):
         batch = draw(step)
         error = by_hand(net, batch).detach()
@@ -234,11 +235,13 @@ def test_the_online_loss_looks_on_first_and_then_weighs_by_its_estimate() -> Non
 
 
 def test_the_online_weight_carries_no_gradient_of_its_own() -> None:
-    loss, net, draw = online(10), network(), stream()
-    loss(net, draw(1))
-    batch = draw(2)
+    loss, net, draw = online(30), network(), stream()
+    for step in range(1, 4):
+        loss(net, draw(step))
+    batch = draw(4)
     found = torch.autograd.grad(loss(net, batch), net.parameters())  # type: ignore[arg-type]
     weight = loss.online(batch.t)
+    assert float(weight.std()) > 0.1
     expected = torch.autograd.grad((weight * by_hand(net, batch)).mean(), net.parameters())  # type: ignore[arg-type]
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other)
