@@ -170,9 +170,14 @@ def toys(jobs: int, out: Path | None) -> None:
 @main.command()
 def models() -> None:
     """Train the networks of data/fashion-models; an interrupted command goes on where it was."""
+    from erdpaper.datasets import DatasetError
     from erdpaper.images import keep
+    from erdpaper.training import TrainingError
 
-    keep.everything(_data_dir().parent / "runs" / "train")
+    try:
+        keep.everything(_data_dir().parent / "runs" / "train")
+    except (DatasetError, TrainingError) as error:
+        raise _Refusal(str(error)) from error
 
 
 @main.command()
@@ -180,10 +185,14 @@ def models() -> None:
 @_out("07_weighting_on_images")
 def weighting(jobs: int, out: Path | None) -> None:
     """Train the networks that notebook 07 keeps; an interrupted run goes on where it was."""
+    from erdpaper.datasets import DatasetError
     from erdpaper.images import grid
 
     data = _data_dir()
-    grid.everything(data.parent / "runs" / grid.NAME, out or data / "results" / grid.NAME, jobs)
+    try:
+        grid.everything(data.parent / "runs" / grid.NAME, out or data / "results" / grid.NAME, jobs)
+    except DatasetError as error:
+        raise _Refusal(str(error)) from error
 
 
 @main.command()

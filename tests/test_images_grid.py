@@ -30,7 +30,7 @@ def small() -> Iterator[pytest.MonkeyPatch]:
         small_images.install(patch)
         for name in ("SWEEP_SAMPLES", "CURVE_SAMPLES", "FINAL_SAMPLES"):
             patch.setattr(grid, name, 40)
-        patch.setattr(probes, "_POINTS", 100)
+        patch.setattr(probes, "measured", partial(probes.measured, n=100))
         patch.setattr(probes, "KERNEL_LEVELS", (0.0,))
         patch.setattr(probes, "kernel", partial(probes.kernel, n=4, k=2))
         yield patch
@@ -153,15 +153,12 @@ def test_targets_and_densities_leave_data_noise_and_labels(
 
 def test_the_sweep_is_every_weight_at_every_rate() -> None:
     swept = grid.sweep()
-    assert (
-        len(swept)
-        == len(set(swept))
-        == len(grid.NAMES) * sum(map(len, grid.LEARNING_RATES.values()))
-    )
+    count = len(grid.TARGETS) * len(grid.NAMES) * len(grid.LEARNING_RATES)
+    assert len(swept) == len(set(swept)) == count
     assert {cell.seed for cell in swept}.isdisjoint(grid.JUDGED_SEEDS)
     for y, w in itertools.product(grid.TARGETS, weighting.NAMES):
         own = [cell for cell in swept if (cell.target, cell.weight) == (y, w)]
-        assert sorted(cell.lr for cell in own) == sorted(grid.LEARNING_RATES[y])
+        assert sorted(cell.lr for cell in own) == sorted(grid.LEARNING_RATES)
         assert own == [Cell(y, w, cell.lr, seed=grid.SWEEP_SEED) for cell in own]
 
 
@@ -183,11 +180,16 @@ def test_judged_is_the_rate_with_the_least_distance() -> None:
             ("eps", "edm", 2e-3): 9.0,
             ("v", "erd", 1e-3): 0.0,
             ("v", "erd", 2e-3): None,
+            ("v", "edm", 2e-3): 4.0,
+            ("v", "online", 2e-3): 4.0,
             ("x0", "p2", 1e-3): None,
         }
     )
     expected = {Cell("eps", "erd", 2e-3, seed=seed) for seed in grid.JUDGED_SEEDS}
     expected |= {Cell("eps", "edm", 2e-3, seed=seed) for seed in grid.POOLED_SEEDS}
+    # what is practised with v is ranked too
+    expected |= {Cell("v", "edm", 2e-3, seed=seed) for seed in grid.JUDGED_SEEDS}
+    expected |= {Cell("v", "online", 2e-3, seed=seed) for seed in grid.POOLED_SEEDS}
     # a distance of 0 is the least, and where all failed there is nothing to judge
     expected |= {Cell("v", "erd", 1e-3, seed=seed) for seed in grid.JUDGED_SEEDS}
     assert found == expected
@@ -314,7 +316,7 @@ def test_a_point_of_the_curve_is_a_shorter_look_at_the_average(small: pytest.Mon
 
 def test_a_training_of_the_sweep_is_looked_at_once(small: pytest.MonkeyPatch) -> None:
     for weight in ("recoverable", "online"):
-        found = grid.compute(Cell("x0", weight, 4e-3, steps=6, seed=grid.SWEEP_SEED))
+        found = grid.compute(Cell("x0", weight, 4e-3, steps=24, seed=grid.SWEEP_SEED))
         assert found["curve"] == {} and "errors" not in found
         assert found["final"]["fd"] > 0 and found["loss"] > 0
 

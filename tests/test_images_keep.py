@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from erdpaper.cli import main
+from erdpaper.datasets import DatasetError
 from erdpaper.images import data, grid, keep
 from erdpaper.images.presets import PRESETS, TOOLS
 
@@ -109,10 +110,11 @@ def test_models_are_trained_in_order_kept_and_described(shop: list[str], tmp_pat
     assert card["fashion-decoder"]["rmse"] == pytest.approx(error, rel=1e-5)
     right = float((logits.argmax(1) == shown.labels).double().mean())
     assert card["fashion-classifier"]["accuracy"] == pytest.approx(right)
-    # and again: nothing is trained, nothing differs
-    shop.clear()
+    # and again: nothing is trained anew, nothing differs
+    before = {preset: contents(work / preset) for preset in presets}
     keep.everything(work)
-    assert shop == [] and contents(kept) == files
+    assert contents(kept) == files
+    assert {preset: contents(work / preset) for preset in presets} == before
 
 
 KEPT = {
@@ -210,6 +212,19 @@ def test_models_and_weighting_are_told_where_to_work(
         (work, Path("here"), 3),
     ]
     assert CliRunner().invoke(main, ["weighting", "--jobs", "0"]).exit_code == 2
+
+
+@pytest.mark.parametrize(("name", "module"), [("models", keep), ("weighting", grid)])
+def test_what_models_and_weighting_miss_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: Any
+) -> None:
+    def missing(*arguments: Any) -> None:
+        raise DatasetError("latents are missing")
+
+    monkeypatch.setenv("ERDPAPER_DATA", str(tmp_path))
+    monkeypatch.setattr(module, "everything", missing)
+    result = CliRunner().invoke(main, [name])
+    assert (result.exit_code, result.stderr) == (2, "Error: latents are missing\n")
 
 
 def test_missing_latents_name_the_command_that_makes_them(

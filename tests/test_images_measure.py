@@ -433,7 +433,6 @@ def test_probed_latents_are_noised_alike_for_every_network(clouds: None) -> None
 def test_hidden_layers_know_the_class_where_the_noise_leaves_it(
     clouds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probes, "_POINTS", 300)
     monkeypatch.setattr(probes, "LEVELS", (-8.0, 4.0))
     torch.manual_seed(0)
     net = LatentMLP.from_name("MLP-latent-S", width=196, depth=2, embedding=8)
@@ -441,7 +440,7 @@ def test_hidden_layers_know_the_class_where_the_noise_leaves_it(
         # nothing is lost: the blocks of a new network are the identity
         net.first.weight.copy_(torch.eye(D))
         net.first.bias.zero_()
-    found, of_input = probes.measured(net), probes.of_input()
+    found, of_input = probes.measured(net, 300), probes.of_input(300)
     assert found["linear"].keys() == {"blocks.0", "blocks.1"} == set(probes.layers(net))
     for name in found["linear"]:
         assert found["linear"][name] == pytest.approx(of_input["linear"], abs=0.01)

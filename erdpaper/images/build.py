@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from erdpaper import datasets
 from erdpaper.images import data, tools, weighting
-from erdpaper.images.presets import PRESETS, TOOLS, Preset, Tool
+from erdpaper.images.presets import PRESETS, TOOLS, Preset, Tool, described
 from erdpaper.models import dit, hourglass, latent_mlp, unet, uvit
 from erdpaper.models.autoencoder import Autoencoder, Decoder
 from erdpaper.models.classifier import Classifier
 from erdpaper.schedules import DDPM, Cosine, Schedule
-from erdpaper.training import Labels, Recipe, Stream, Trainer, loss_of
+from erdpaper.training import Labels, Recipe, Stream, Trainer
 
 SCHEDULES: dict[str, Schedule] = {"cosine": Cosine(), "ddpm": DDPM()}
 _FAMILIES: tuple[tuple[Any, Any], ...] = (
@@ -73,9 +73,9 @@ def build(
         raise ValueError(f"unknown preset {preset!r}; use one of {', '.join(PRESETS | TOOLS)}")
     row: Preset | Tool = (PRESETS | TOOLS)[preset]
     recipe = _recipe(row.recipe, steps, accumulate)
-    config = {"preset": preset, "seed": seed} | row.described() | vars(recipe)
+    config = {"preset": preset, "seed": seed} | described(row) | vars(recipe)
     torch.manual_seed(seed)
-    made = _tool(row, seed) if isinstance(row, Tool) else _diffusion(row, seed)
+    made = _tool(row, seed) if isinstance(row, Tool) else _diffusion(row, seed, recipe.steps)
     if accelerator is not None:
         made.model.to(accelerator.device)
     if compiled:
@@ -96,12 +96,13 @@ def _recipe(recipe: Recipe, steps: int | None, accumulate: int) -> Recipe:
     return replace(recipe, steps=steps, warmup=warmup, accumulate=accumulate)
 
 
-def _diffusion(row: Preset, seed: int) -> _Made:
+def _diffusion(row: Preset, seed: int, steps: int) -> _Made:
     model = network(row.model)
     x, classes = training_data(row.data)
     objective = weighting.objective(row.weight, SCHEDULES[row.schedule], row.target)
     labels = Labels(classes, data.CLASSES, row.dropout)
-    return _Made(model, Stream(x, objective, row.batch, seed, labels), loss_of)
+    loss = weighting.loss(row.weight, SCHEDULES[row.schedule], row.target, steps)
+    return _Made(model, Stream(x, objective, row.batch, seed, labels), loss)
 
 
 def _tool(row: Tool, seed: int) -> _Made:

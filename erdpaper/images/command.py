@@ -32,9 +32,15 @@ class Request(NamedTuple):
 def train(request: Request) -> Path:
     """Run to the end, or go on with what is in the folder; the path of the finished network.
 
+    A run that is finished is left as it is.
+
     Raises ValueError for a wrong request and TrainingError where training cannot go on.
     """
     folder, run = _prepared(request)
+    finished = folder.path / "model.safetensors"
+    if finished.exists():
+        folder.check()
+        return finished
     trainer = run.trainer
     main = trainer.engine.is_main_process
     bar = tqdm(
@@ -48,7 +54,7 @@ def train(request: Request) -> Path:
     with bar:
         for record in folder.run(trainer):
             _show(bar, record, run.batch)
-    return folder.path / "model.safetensors"
+    return finished
 
 
 def _prepared(request: Request) -> tuple[RunFolder, build.Run]:

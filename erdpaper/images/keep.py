@@ -32,9 +32,7 @@ def everything(work: Path) -> None:
     """Train what the work folder lacks and keep all of it, the autoencoder and classifier first."""
     card = {}
     for preset, keep in KEEPERS.items():
-        finished = work / preset / "model.safetensors"
-        if not finished.exists():
-            command.train(command.Request(preset, work / preset))
+        finished = command.train(command.Request(preset, work / preset, cpu=True))
         card[preset] = _described(work / preset) | keep(load_file(finished))
     write_atomically(data.folder() / CARD, json.dumps(card, indent=1) + "\n")
 
@@ -109,10 +107,14 @@ def _keep_diffusion(preset: str, name: str) -> Callable[[dict[str, Tensor]], dic
         images, labels = samples(preset, SAMPLES, GUIDANCE)
         seen = measure.look(images)
         moments = metrics.Moments(seen.features.shape[1]).update(seen.features)
+        reference = measure.reference()[: len(images)]
+        near = metrics.precision_recall(seen.features.double(), reference)
         return {
             "guidance": GUIDANCE,
             "agreement": metrics.class_agreement(seen.logits, labels).share,
             "fd": metrics.frechet_distance(moments, measure.reference_moments()),
+            "precision": near.precision,
+            "recall": near.recall,
         }
 
     return keep

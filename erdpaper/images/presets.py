@@ -24,12 +24,6 @@ class Preset(NamedTuple):
     dropout: float
     recipe: Recipe
 
-    def described(self) -> dict[str, Any]:
-        """Every setting by name, the recipe's among them."""
-        own = self._asdict()
-        recipe: Recipe = own.pop("recipe")
-        return own | vars(recipe)
-
 
 class Tool(NamedTuple):
     """One row: a network that is no diffusion model."""
@@ -39,11 +33,12 @@ class Tool(NamedTuple):
     batch: int
     recipe: Recipe
 
-    def described(self) -> dict[str, Any]:
-        """Every setting by name, the recipe's among them."""
-        own = self._asdict()
-        recipe: Recipe = own.pop("recipe")
-        return own | vars(recipe)
+
+def described(row: Preset | Tool) -> dict[str, Any]:
+    """Every setting of a row by name, the recipe's among them."""
+    own = row._asdict()
+    recipe: Recipe = own.pop("recipe")
+    return own | vars(recipe)
 
 
 def _adam(steps: int, lr: float, **other: Any) -> Recipe:

@@ -14,7 +14,7 @@ from erdpaper.training.stream import generator_for
 LEVELS = (-6.0, -4.0, -2.0, 0.0, 4.0)
 KERNEL_LEVELS = (-4.0, 0.0, 4.0)
 SPLITS = ("train", "test")
-_POINTS = 1_500
+POINTS = 1_500
 # streams of random numbers beside those of the training
 _NOISE, _KERNEL = 13, 14
 
@@ -35,7 +35,7 @@ def layers(network: nn.Module) -> list[str]:
     return [f"blocks.{k}" for k in range(len(network.blocks))]  # type: ignore[arg-type]
 
 
-def measured(network: nn.Module) -> dict[str, Any]:
+def measured(network: nn.Module, n: int = POINTS) -> dict[str, Any]:
     """What the blocks of a network, shown no label, know of the class at LEVELS.
 
     linear: test accuracy of a linear probe, by block.  neighbours: of the vote of the 20 nearest,
@@ -46,7 +46,7 @@ def measured(network: nn.Module) -> dict[str, Any]:
     linear: dict[str, list[float]] = {name: [] for name in names}
     neighbours, alignment = [], []
     for logsnr in LEVELS:
-        (shown, labels), (asked, others) = (_states(network, s, logsnr, names) for s in SPLITS)
+        (shown, labels), (asked, others) = (_states(network, s, logsnr, names, n) for s in SPLITS)
         for name in names:
             probe = representations.linear_probe(shown[name], labels, asked[name], others)
             linear[name].append(probe.accuracy)
@@ -60,21 +60,21 @@ def measured(network: nn.Module) -> dict[str, Any]:
 
 
 def _states(
-    network: nn.Module, split: str, logsnr: float, names: list[str]
+    network: nn.Module, split: str, logsnr: float, names: list[str], n: int
 ) -> tuple[dict[str, Tensor], Tensor]:
-    x, t, labels = noisy(split, logsnr, _POINTS)
+    x, t, labels = noisy(split, logsnr, n)
     return representations.hidden_states(network, x, t, layers=names), labels
 
 
-def of_input() -> dict[str, list[float]]:
+def of_input(n: int = POINTS) -> dict[str, list[float]]:
     """The same of the noisy latents themselves: linear, neighbours and cka at LEVELS."""
     found: dict[str, list[float]] = {"linear": [], "neighbours": [], "cka": []}
     for logsnr in LEVELS:
-        (x, _, labels), (y, _, others) = (noisy(split, logsnr, _POINTS) for split in SPLITS)
+        (x, _, labels), (y, _, others) = (noisy(split, logsnr, n) for split in SPLITS)
         x, y = x.flatten(1), y.flatten(1)
         found["linear"].append(representations.linear_probe(x, labels, y, others).accuracy)
         found["neighbours"].append(representations.neighbour_accuracy(x, labels, y, others))
-        clean = data.latents("test")[0][:_POINTS].flatten(1)
+        clean = data.latents("test")[0][:n].flatten(1)
         found["cka"].append(representations.cka(y, clean))
     return found
 

@@ -10,7 +10,7 @@ its d coordinates are kept with the weights, and
 over the training images. Their covariance is far from I: a few directions hold most of it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -106,10 +106,6 @@ class Autoencoder(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Latents (N, c, h, w) -> images (N, C, H, W), not clamped."""
         return self.decode_raw(z * self.scale + self.mean)
-
-    def described(self) -> dict[str, object]:
-        """The configuration, by name."""
-        return asdict(self.config)
 
 
 class Decoder(nn.Module):

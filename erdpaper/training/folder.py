@@ -35,12 +35,10 @@ class RunFolder:
 
         Raises TrainingError where the folder holds a run of another configuration.
         """
+        self.check()
         config = self.path / "config.json"
-        text = json.dumps(self.config, indent=1) + "\n"
-        if config.exists():
-            self._compare(json.loads(config.read_text()), json.loads(text))
-        elif trainer.engine.is_main_process:
-            write_atomically(config, text)
+        if trainer.engine.is_main_process and not config.exists():
+            write_atomically(config, self._text())
         found = self.checkpoints()
         if found:
             checkpoints.load(found[-1], trainer)
@@ -49,6 +47,15 @@ class RunFolder:
             # what a kill in the middle of writing left behind
             for part in self.path.glob(".*.tmp"):
                 part.unlink()
+
+    def check(self) -> None:
+        """Compare the configuration with the folder's, if it has one.
+
+        Raises TrainingError where they differ.
+        """
+        config = self.path / "config.json"
+        if config.exists():
+            self._compare(json.loads(config.read_text()), json.loads(self._text()))
 
     def run(self, trainer: Trainer) -> Iterator[Record]:
         """Train to the end, keeping the loss of every step and a checkpoint every few."""
@@ -115,6 +122,9 @@ class RunFolder:
         if len(lines) < step + 1:
             raise TrainingError(f"{log} ends before step {step}; delete {self.path} to start anew")
         write_atomically(log, "".join(lines[: step + 1]))
+
+    def _text(self) -> str:
+        return json.dumps(self.config, indent=1) + "\n"
 
     def _compare(self, there: dict[str, Any], here: dict[str, Any]) -> None:
         for name in sorted(there.keys() | here.keys()):
