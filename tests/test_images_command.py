@@ -182,7 +182,7 @@ def test_a_run_that_was_killed_gives_the_same_losses(
 
 
 def test_half_precision_is_close_and_keeps_single_weights(train: Train, tmp_path: Path) -> None:
-    asked = ["--preset", "fashion-latents", "--steps", "3"]
+    asked = ["--preset", "fashion-latents", "--steps", "2"]
     single, half = (tmp_path / name for name in ("no", "bf16"))
     for path in (single, half):
         result = train(*asked, "--out", str(path), "--precision", path.name)

@@ -9,7 +9,7 @@ import small_images
 import torch
 
 from erdpaper.images import build, data
-from erdpaper.images.presets import PRESETS, TOOLS
+from erdpaper.images.presets import PRESETS, TOOLS, described
 from erdpaper.models.autoencoder import Autoencoder
 
 
@@ -30,10 +30,10 @@ def small() -> Iterator[None]:
 def test_every_preset_builds_a_network_for_its_data(small: None, name: str) -> None:
     run = build.build(name, seed=3)
     row = (PRESETS | TOOLS)[name]
-    assert json.loads(json.dumps(row.described())).keys() == run.config.keys() - {"preset", "seed"}
+    assert json.loads(json.dumps(described(row))).keys() == run.config.keys() - {"preset", "seed"}
     assert json.loads(json.dumps(run.config))["preset"] == name
     assert run.trainer.recipe == row.recipe
-    assert run.config == {"preset": name, "seed": 3} | row.described()
+    assert run.config == {"preset": name, "seed": 3} | described(row)
     batch, model = run.trainer.draw(1), run.trainer.model
     assert run.batch == len(batch[0]) == row.batch
     # on a part of the batch, for time, that has little noise and much
