@@ -116,6 +116,8 @@ def quality(z: Tensor, labels: Tensor) -> dict[str, float | None]:
         images = torch.cat([data.autoencoder().decode(part) for part in z.split(_BATCH)])
     seen = look(images)
     features = seen.features.double()
+    if not bool(features.isfinite().all()):
+        return dict.fromkeys(QUALITIES)
     moments = metrics.Moments(features.shape[1])
     moments.update(features)
     near = metrics.precision_recall(features, reference()[: len(features)])

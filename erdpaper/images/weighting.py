@@ -60,7 +60,9 @@ class OnlineLoss:
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean over the batch; the first calls are unweighted."""
         error = training.squared_error(model, batch)
-        self.online.update(batch.t, error)
+        # a loss that is no number stops the training, which says so better
+        if bool(error.isfinite().all()):
+            self.online.update(batch.t, error)
         self.seen += 1
         weight = self.online(batch.t) if self.seen > self.first else torch.ones_like(error)
         loss: Tensor = (weight * error).mean()
@@ -114,7 +116,9 @@ def loss(name: str, schedule: Schedule, target: str, steps: int) -> training.Los
     if name != "online":
         return training.loss_of
     # latents are scaled so that E||x_0||^2 / d = 1
-    online = weights.OnlineRecoverability(schedule, target, 1.0, rate=_ONLINE_MEMORY / steps)
+    online = weights.OnlineRecoverability(
+        schedule, target, 1.0, rate=min(_ONLINE_MEMORY / steps, 0.5)
+    )
     return OnlineLoss(online, round(_ONLINE_START * steps))
 
 
