@@ -174,7 +174,7 @@ def _details(network: nn.Module, cell: Cell) -> dict[str, Any]:
         return found
     if cell.seed in WAY_SEEDS:
         found["ways"] = {
-            name: measure.summary(network, cell.target, FINAL_SAMPLES, how)["fd"]
+            name: measure.summary(network, cell.target, CURVE_SAMPLES, how)["fd"]
             for name, how in WAYS.items()
         }
     if cell.weight in ("uniform", "erd"):

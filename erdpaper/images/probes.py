@@ -79,7 +79,7 @@ def of_input(n: int = POINTS) -> dict[str, list[float]]:
     return found
 
 
-def kernel(network: nn.Module, n: int = 48, k: int = 8) -> dict[str, list[Any]]:
+def kernel(network: nn.Module, n: int = 32, k: int = 6) -> dict[str, list[Any]]:
     """The k largest eigenvalues of the network's own kernel at KERNEL_LEVELS, and its trace.
 
     On n noisy test latents with their labels, by Lanczos on products [P Thm 3.8].
