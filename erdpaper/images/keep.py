@@ -6,6 +6,7 @@ card says of each network how it was made and how good it is.
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def everything(work: Path) -> None:
         finished = command.train(command.Request(preset, work / preset, cpu=True))
         card[preset] = _described(work / preset) | keep(load_file(finished))
     write_atomically(data.folder() / CARD, json.dumps(card, indent=1) + "\n")
+    files = sorted(data.folder().glob("*.safetensors"))
+    sums = "".join(f"{sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files)
+    write_atomically(data.folder() / "SHA256SUMS", sums)
 
 
 def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
