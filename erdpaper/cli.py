@@ -183,14 +183,16 @@ def models() -> None:
 @main.command()
 @_jobs
 @_out("07_weighting_on_images")
-def weighting(jobs: int, out: Path | None) -> None:
+@click.option("--architectures", is_flag=True, help="Also a DiT and a U-Net: as long again.")
+def weighting(jobs: int, out: Path | None, architectures: bool) -> None:
     """Train the networks that notebook 07 keeps; an interrupted run goes on where it was."""
     from erdpaper.datasets import DatasetError
     from erdpaper.images import grid
 
     data = _data_dir()
     try:
-        grid.everything(data.parent / "runs" / grid.NAME, out or data / "results" / grid.NAME, jobs)
+        folder = out or data / "results" / grid.NAME
+        grid.everything(data.parent / "runs" / grid.NAME, folder, jobs, architectures)
     except DatasetError as error:
         raise _Refusal(str(error)) from error
 

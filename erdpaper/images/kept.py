@@ -86,9 +86,9 @@ class Kept:
         return [[self.results[c.key] for c in cells[k::rungs]] for k in range(rungs)]
 
     def architecture(self, model: str, weight: str) -> list[Result]:
-        """The seeds of one network of `grid.architectures`."""
+        """The seeds of one network of `grid.architectures`; none where these were not run."""
         cells = [c for c in grid.architectures() if (c.model, c.weight) == (model, weight)]
-        return [self.results[cell.key] for cell in cells]
+        return [self.results[cell.key] for cell in cells if cell.key in self.results]
 
     def ratio(self, target: str, weight: str, other: str) -> Ratio:
         """The distance of one weight over another's, paired by seed, with its 95 % interval."""
