@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,10 @@ def test_models_are_trained_in_order_kept_and_described(shop: list[str], tmp_pat
     assert shop == presets
     files = contents(kept)
     names = ["classifier", "autoencoder", "latents-train", "latents-test", "pixels", "latents"]
-    assert files.keys() == {"card.json", *(f"{name}.safetensors" for name in names)}
+    own = {"card.json", "SHA256SUMS"}
+    assert files.keys() == own | {f"{name}.safetensors" for name in names}
+    sums = dict(line.split()[::-1] for line in files["SHA256SUMS"].decode().splitlines())
+    assert sums == {n: sha256(files[n]).hexdigest() for n in files.keys() - own}
     card = json.loads(files["card.json"])
     assert list(card) == presets
     for preset in presets:
@@ -214,8 +218,8 @@ def test_models_and_weighting_are_told_where_to_work(
     kept = tmp_path / "data" / "results" / "07_weighting_on_images"
     assert seen == [
         (tmp_path / "runs" / "train",),
-        (work, kept, os.cpu_count() or 1),
-        (work, Path("here"), 3),
+        (work, kept, os.cpu_count() or 1, False),
+        (work, Path("here"), 3, False),
     ]
     assert CliRunner().invoke(main, ["weighting", "--jobs", "0"]).exit_code == 2
 
