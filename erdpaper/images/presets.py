@@ -49,6 +49,10 @@ PRESETS = {
     #                             data               model                  target weight     schedule  batch dropout
     "fashion-pixels":      Preset("fashion",         "Hourglass-fashion",   "v",   "uniform", "cosine", 128,  0.1, _adam(4_500, 1.5e-3, ema=0.999, clip=1.0)),
     "fashion-latents":     Preset("fashion-latents", "MLP-latent",          "v",   "uniform", "cosine", 128,  0.1, _adam(6_000, 2.0e-3, ema=0.999, clip=1.0)),
+    "fashion-pixels-eps":  Preset("fashion",         "Hourglass-fashion",   "eps", "uniform", "cosine", 128,  0.1, _adam(4_500, 1.5e-3, ema=0.999, clip=1.0)),
+    "fashion-pixels-x0":   Preset("fashion",         "Hourglass-fashion",   "x0",  "uniform", "cosine", 128,  0.1, _adam(4_500, 1.5e-3, ema=0.999, clip=1.0)),
+    "fashion-latents-eps": Preset("fashion-latents", "MLP-latent",          "eps", "uniform", "cosine", 128,  0.1, _adam(6_000, 2.0e-3, ema=0.999, clip=1.0)),
+    "fashion-latents-x0":  Preset("fashion-latents", "MLP-latent",          "x0",  "uniform", "cosine", 128,  0.1, _adam(6_000, 2.0e-3, ema=0.999, clip=1.0)),
     "fashion-dit":         Preset("fashion",         "DiT-fashion",         "eps", "erd",     "cosine", 64,   0.1, _adam(20_000, 1.0e-3, ema=0.999, clip=1.0)),
     "fashion-dit-latents": Preset("fashion-latents", "DiT-fashion-latent",  "eps", "erd",     "cosine", 64,   0.1, _adam(20_000, 1.0e-3, ema=0.999, clip=1.0)),
     "fashion-uvit":        Preset("fashion",         "U-ViT-fashion",       "eps", "erd",     "cosine", 64,   0.1, _adam(20_000, 1.0e-3, ema=0.999, clip=1.0)),
