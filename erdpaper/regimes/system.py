@@ -83,6 +83,13 @@ def fashion(space: str) -> System:
     )
 
 
+def open_system(model: str, space: str) -> System:
+    """The system of a notebook's parameter `model`; `space` chooses among those of "fashion"."""
+    if model == "fashion":
+        return fashion(space)
+    raise ValueError(f"model must be fashion, not {model!r}")
+
+
 def _of_class(x: Tensor, labels: Tensor, label: int | None) -> tuple[Tensor, Tensor]:
     if label is None:
         return x, labels
