@@ -16,11 +16,21 @@ that alpha' x0 + sigma' eps = f x - g^2 score / 2 with f = d log alpha / dt. Coe
 computed in float64 before the walk; the state keeps its dtype and device.
 
 Every call of a denoiser passes two hooks, on_state before it and on_prediction after it.
+
+`controlled` asks a denoiser about noisy states of known clean data instead, without a walk.
 """
 
 from erdpaper.sampling import noise, times
 from erdpaper.sampling.ancestral import ddim, ddpm
 from erdpaper.sampling.base import Denoiser, Hooks, OnPrediction, OnState, Prediction, Times
+from erdpaper.sampling.controlled import (
+    Endpoint,
+    State,
+    controlled,
+    direct,
+    endpoints,
+    sequential,
+)
 from erdpaper.sampling.denoisers import exact, from_function, from_model
 from erdpaper.sampling.langevin import annealed_langevin, langevin
 from erdpaper.sampling.ode import euler, heun, sde
@@ -28,15 +38,20 @@ from erdpaper.sampling.recorder import Recorder
 
 __all__ = [
     "Denoiser",
+    "Endpoint",
     "Hooks",
     "OnPrediction",
     "OnState",
     "Prediction",
     "Recorder",
+    "State",
     "Times",
     "annealed_langevin",
+    "controlled",
     "ddim",
     "ddpm",
+    "direct",
+    "endpoints",
     "euler",
     "exact",
     "from_function",
@@ -45,5 +60,6 @@ __all__ = [
     "langevin",
     "noise",
     "sde",
+    "sequential",
     "times",
 ]
