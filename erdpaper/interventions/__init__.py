@@ -1,0 +1,1 @@
+"""Disturbances of a reverse trajectory, as hooks of `sampling.Hooks` [T 3.4]."""
