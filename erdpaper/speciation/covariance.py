@@ -1,0 +1,87 @@
+"""The speciation time from the covariance of the data, and its conversions.
+
+For two Gaussians N(+-m, s^2 I) with |m| large, the drift of the reverse process stops pulling
+towards the middle, and starts pushing to one side, where alpha^2 Lambda = 1 on a path that
+preserves variance, with Lambda = |m|^2 + s^2 the top eigenvalue of Cov(x_0) = m m^T + s^2 I. As
+only alpha / sigma matters, it is SNR_S = 1 / (Lambda - 1) on any path, and t_S = 1/2 log Lambda in
+Ornstein-Uhlenbeck time.
+
+Units: Lambda is the variance of x_0 as it is diffused, where the noise has unit variance. The
+formula is the leading term for Lambda >> 1, where rescaling the data and moving the SNR by the same
+factor is the same thing; at Lambda near 1 it is not, and at or below 1 there is no such time.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from erdpaper.schedules import Discrete, Schedule, ou_time
+
+
+class Speciation(NamedTuple):
+    """The variance Lambda that decides, and the log-SNR of speciation that follows."""
+
+    eigenvalue: float
+    logsnr: float
+
+
+def time_from_covariance(source: Tensor | float, labels: Tensor | None = None) -> Speciation:
+    """SNR_S = 1 / (Lambda - 1), natural logarithm [T 3.1; Biroli et al. 2024].
+
+    source: Lambda itself, or clean data (N, ...) in the units in which they are diffused, of which
+    Lambda is the top eigenvalue of the covariance. With labels (N,) it is instead the variance of
+    the data along the top eigenvector of the covariance of the class means, classes weighted by
+    their share: what separates the classes, and the spread within them in the same direction. For
+    the symmetric pair of Gaussians both are |m|^2 + s^2. A pair of classes is the rows of the two.
+    Raises ValueError unless Lambda > 1.
+    """
+    if not isinstance(source, Tensor) or source.ndim == 0:
+        value = float(source)
+    elif labels is None:
+        value = float(torch.linalg.eigvalsh(_covariance(_rows(source)))[-1])
+    else:
+        value = _between(_rows(source), labels)
+    if not 1 < value < float("inf"):
+        raise ValueError(
+            f"a speciation time needs a finite eigenvalue above 1, the noise's, got {value:.4g}"
+        )
+    return Speciation(value, -float(torch.tensor(value - 1, dtype=torch.float64).log()))
+
+
+def _rows(data: Tensor) -> Tensor:
+    if data.ndim < 2 or len(data) < 2 or not data.is_floating_point():
+        raise ValueError("data must be a floating tensor of shape (N, ...) with N >= 2")
+    return data.flatten(1).double()
+
+
+def _covariance(rows: Tensor) -> Tensor:
+    return torch.cov(rows.T, correction=0).reshape(rows.shape[1], rows.shape[1])
+
+
+def _between(rows: Tensor, labels: Tensor) -> float:
+    if labels.shape != rows.shape[:1]:
+        raise ValueError(f"labels must be one class for each of {len(rows)} points")
+    classes, counts = labels.unique(return_counts=True)
+    if len(classes) < 2:
+        raise ValueError("a speciation time between classes needs points of two classes or more")
+    means = torch.stack([rows[labels == each].mean(0) for each in classes])
+    spread = (means - rows.mean(0)) * (counts / len(rows)).sqrt()[:, None]
+    # the top right-singular vector is the top eigenvector of the means' covariance
+    direction = torch.linalg.svd(spread, full_matrices=False).Vh[0]
+    return float(((rows - rows.mean(0)) @ direction).square().mean())
+
+
+def in_ou(logsnr: float) -> float:
+    """Ornstein-Uhlenbeck time -1/2 log(abar) of a log-SNR; 1/2 log Lambda at speciation."""
+    return float(ou_time(torch.tensor(logsnr, dtype=torch.float64)))
+
+
+def in_time(schedule: Schedule, logsnr: float) -> float:
+    """The time t in [0, 1] of a log-SNR; below that of t = 1 ValueError."""
+    return float(schedule.time(torch.tensor(logsnr, dtype=torch.float64)))
+
+
+def in_index(schedule: Discrete, logsnr: float) -> float:
+    """The index 0..T-1 of a log-SNR on a table, with its fraction between two nodes."""
+    return in_time(schedule, logsnr) * schedule.T - 1
