@@ -2,17 +2,19 @@
 
 Directive `{claims-ledger}` draws the whole ledger.  Role {claim-value}`id`, or with a case
 {claim-value}`id:case`, prints the number measured at the cpu profile (of the worst case if none is
-named), and role {claim-verdict}`id` its verdict, linked to the cell that recorded it.
+named), and role {claim-verdict}`id` its verdict, linked to the cell that recorded it.  Directive
+`{coverage} paper equation` draws where the book treats the items of a document; without arguments
+it counts them.
 """
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.nodes import Node, system_message
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
@@ -20,7 +22,9 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from erdpaper import datasets
-from erdpaper.claims import ClaimError, ledger
+from erdpaper.claims import ClaimError, coverage, coverage_nodes, ledger
+from erdpaper.claims.coverage import CoverageError
+from erdpaper.claims.coverage_nodes import LinkChapter
 from erdpaper.claims.ledger import Row
 from erdpaper.claims.ledger_nodes import LinkTo, badge_node, ledger_nodes
 from erdpaper.claims.verdicts import NOT_RUN
@@ -28,6 +32,7 @@ from erdpaper.datasets import DatasetError
 from erdpaper.files import write_atomically
 
 _STYLE = Path(__file__).with_name("ledger.css")
+_SCRIPT = Path(__file__).with_name("ledger.js")
 _DIGEST = "erdpaper_claims_digest"
 logger = logging.getLogger(__name__)
 
@@ -41,6 +46,29 @@ class ClaimsLedger(SphinxDirective):
         return ledger_nodes(_rows(self.env.app), _links(self.env))
 
 
+class Coverage(SphinxDirective):
+    """The directive `{coverage}`: one table, or, without arguments, the counts by document."""
+
+    optional_arguments = 2
+
+    def run(self) -> list[Node]:
+        """Draw from the current data folder."""
+        _depend(self.env)
+        self.env.note_dependency(str(datasets.data_dir() / "coverage.yml"))
+        items, rows = _coverage(self.env), _cpu_rows(self.env.app)
+        if not self.arguments:
+            recorded = [id for id, row in rows.items() if row.verdict]
+            parts = {d: [one for one in items if one.document == d] for d in coverage.DOCUMENTS}
+            return [
+                coverage_nodes.counts_node(document, coverage.counts(part, recorded))
+                for document, part in parts.items()
+            ]
+        part = [one for one in items if [one.document, one.kind] == self.arguments]
+        if not part:
+            raise self.error(f"coverage.yml lists nothing for {' '.join(self.arguments)!r}")
+        return coverage_nodes.table_nodes(part, rows, _links(self.env), _chapter_links(self.env))
+
+
 class _ClaimRole(SphinxRole, ABC):
     """A role whose text starts with the id of a claim; an unknown one is a warning."""
 
@@ -48,7 +76,7 @@ class _ClaimRole(SphinxRole, ABC):
         """Replace the role by its node, or warn and leave its text."""
         _depend(self.env)
         id, _, case = self.text.partition(":")
-        row = _cpu_row(_rows(self.env.app), id.strip())
+        row = _cpu_rows(self.env.app).get(id.strip())
         node = None if row is None else self.node(row, case.strip())
         if node is None:
             text = f"unknown claim or case {self.text!r} in role {self.name}"
@@ -81,11 +109,35 @@ class ClaimVerdict(_ClaimRole):
         return None if case else badge_node(row, _links(self.env)(row))
 
 
-def _cpu_row(rows: Sequence[Row], id: str) -> Row | None:
-    """The claim's row at the cpu profile, a row without a record if only others have one."""
-    of_claim = [row for row in rows if row.claim.id == id]
-    at_cpu = [row for row in of_claim if row.profile == "cpu"]
-    return next(iter(at_cpu or [Row(row.claim) for row in of_claim]), None)
+def _cpu_rows(app: Sphinx) -> dict[str, Row]:
+    """Claim id -> its row at the cpu profile, a row without a record if only others have one."""
+    rows = _rows(app)
+    at_cpu = {row.claim.id: row for row in rows if row.profile == "cpu"}
+    return {row.claim.id: at_cpu.get(row.claim.id, Row(row.claim)) for row in rows}
+
+
+def _coverage(env: BuildEnvironment) -> list[coverage.Item]:
+    """The items of the documents; a notebook exists if it is a page of this book."""
+    pages = [Path(page).name for page in env.found_docs if page.startswith("notebooks/")]
+    try:
+        return coverage.load(datasets.data_dir(), pages)
+    except (ClaimError, CoverageError) as error:
+        raise ExtensionError(str(error), modname=__name__) from error
+
+
+def _chapter_links(env: BuildEnvironment) -> LinkChapter:
+    """(notebook, heading or None) -> link to the chapter by its title, or to the section."""
+    here = env.docname
+
+    def link(notebook: str, section: str | None) -> Node:
+        page = f"notebooks/{notebook}"
+        if section is not None:
+            target = env.app.builder.get_relative_uri(here, page) + "#" + nodes.make_id(section)
+            return nodes.reference("", section, internal=True, refuri=target)
+        where = {"refdomain": "std", "reftype": "doc", "reftarget": f"/{page}", "refdoc": here}
+        return addnodes.pending_xref("", nodes.inline(), refexplicit=False, refwarn=True, **where)
+
+    return link
 
 
 def _links(env: BuildEnvironment) -> LinkTo:
@@ -133,7 +185,7 @@ def _outdated(
 
 
 def _add_style(app: Sphinx) -> None:
-    app.config.html_static_path.append(str(_STYLE))
+    app.config.html_static_path += [str(_STYLE), str(_SCRIPT)]
 
 
 def _write_json(app: Sphinx, error: Exception | None) -> None:
@@ -144,9 +196,11 @@ def _write_json(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register directive, roles and style; called by Sphinx."""
     app.add_directive("claims-ledger", ClaimsLedger)
+    app.add_directive("coverage", Coverage)
     app.add_role("claim-value", ClaimValue())
     app.add_role("claim-verdict", ClaimVerdict())
     app.add_css_file(_STYLE.name)
+    app.add_js_file(_SCRIPT.name)
     app.connect("builder-inited", _add_style)
     app.connect("env-get-outdated", _outdated)
     app.connect("build-finished", _write_json)
