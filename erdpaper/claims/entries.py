@@ -73,7 +73,7 @@ def load(data_dir: Path) -> dict[str, Claim]:
     """
     path = data_dir / "claims.yml"
     try:
-        entries = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        entries = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except FileNotFoundError:
         raise ClaimError(f"{path} is missing; it states the claims") from None
     except yaml.YAMLError as error:
@@ -93,10 +93,11 @@ def load(data_dir: Path) -> dict[str, Claim]:
     return claims
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(yaml.SafeLoader):
     """PyYAML lets a repeated key silently win; here it is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """The mapping of a node; ConstructorError if a key is repeated."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
