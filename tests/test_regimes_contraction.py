@@ -1,6 +1,7 @@
 """The dimension of endpoint estimates against closed forms, and the reading of its curves."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from erdpaper.posterior import Gaussian
 from erdpaper.regimes import contraction, contraction_runs, diversity
 from erdpaper.regimes.system import System
 from erdpaper.schedules import Cosine
+from erdpaper.speciation import pair_agreement, separation
 from erdpaper.spectral import count, participation_ratio
 
 SCHEDULE = Cosine()
@@ -200,8 +202,8 @@ def test_the_error_of_an_exact_network_is_none(monkeypatch: pytest.MonkeyPatch) 
 def test_every_piece_has_a_file_of_its_own() -> None:
     pieces = list(contraction_runs.pieces())
     assert len({piece.file for piece in pieces}) == len(pieces)
-    # four for each space and class, five networks each for three classes of latents, one of pixels
-    assert len(pieces) == 2 * 3 * 4 + 5 * 3 + 5
+    # five for each space and class, five networks each for three classes of latents, one of pixels
+    assert len(pieces) == 2 * 3 * 5 + 5 * 3 + 5
 
 
 def test_too_few_images_are_refused() -> None:
@@ -231,3 +233,25 @@ def test_diversity_counts_samples_of_the_data_as_all_there_is() -> None:
     assert whole["agreement"] > 0.9
     single = diversity.measure(same, 1, 2.0, 400)
     assert single["variance"] < 1e-3 and single["recall"] == 0
+
+
+def test_a_class_is_decided_as_the_two_gaussians_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    # N(+-2, 1) on the first of two axes, where two draws agree as `pair_agreement` says
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.arange(8_000) % 2
+    x0 = torch.randn(8_000, 2, generator=generator)
+    x0[:, 0] += 4.0 * labels - 2
+    small = replace(small_system(), shape=(2,), data=lambda split, label: of(x0, labels, label))
+    monkeypatch.setattr(contraction_runs, "fashion", lambda space: small)
+    levels = (-4.0, -1.0, 1.0)
+    monkeypatch.setattr(contraction_runs, "LEVELS", {"latents": levels})
+    piece = contraction_runs.Piece("latents", 1, "classes")
+    (found,) = contraction_runs.measure(piece, Path(), 1_000)
+    for level, share in zip(levels, found["agreement"], strict=True):
+        expected = pair_agreement(separation(level, 2.0))
+        assert share == pytest.approx(expected, abs=0.02)
+
+
+def of(x0: Tensor, labels: Tensor, label: int | None) -> tuple[Tensor, Tensor]:
+    wanted = labels == labels if label is None else labels == label
+    return x0[wanted], labels[wanted]

@@ -38,6 +38,9 @@ GUIDED = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 SCALES = (0.0, 2.0, 4.0, 7.5)
 # levels at which a network is compared with the exact posterior
 COMPARED = (-8.0, -6.0, -4.0, -2.0, 0.0)
+SUBJECTS = ("images", "classes", "exact", "wiener", "kept")
+# training states whose posterior says which class a noisy state is of, and how many it is asked
+_KNOWN, _ASKED = 20_000, 500
 _NO_FEWER: dict[str, Any] = {"halves": None, "parts": None}
 # images whose estimates the classifier is shown
 SEEN = 300
@@ -48,7 +51,7 @@ Estimates = Callable[[Tensor, float, float], dict[str, Tensor]]
 
 
 class Piece(NamedTuple):
-    """One file of the work folder. subject: "images", "kept", "exact", "wiener" or a network's."""
+    """One file of the work folder. subject: one of SUBJECTS, or target and length of a training."""
 
     space: str
     label: int
@@ -64,7 +67,7 @@ def pieces() -> Iterator[Piece]:
     """All of them, those of latents first."""
     for space in ("latents", "pixels"):
         for label in CLASSES:
-            for subject in ("images", "exact", "wiener", "kept"):
+            for subject in SUBJECTS:
                 yield Piece(space, label, subject)
         for training in networks.trainings():
             if training.space == space:
@@ -100,6 +103,8 @@ def measure(piece: Piece, trained: Path, n: int = N) -> list[dict[str, Any]]:
     total = float(x0.flatten(1).double().var(0).sum())
     if piece.subject == "images":
         return [_curve(piece, "images", [(0.0, ranks(x0.flatten(1), total))])]
+    if piece.subject == "classes":
+        return [_curve(piece, "class posterior", _committed(system, piece))]
     estimates = _subject(piece, system, x0, trained)
     judge = None if piece.subject in ("exact", "wiener") else Judge(system, x0, piece.label)
     found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
@@ -118,6 +123,22 @@ def _curve(piece: Piece, name: str, rows: list[tuple[float, dict[str, Any]]]) ->
     head = {"space": piece.space, "label": piece.label, "name": name}
     columns = {key: [row[key] for _, row in rows] for key in rows[0][1]}
     return head | {"levels": [level for level, _ in rows]} | columns
+
+
+def _committed(system: System, piece: Piece) -> list[tuple[float, dict[str, Any]]]:
+    """How often two draws from the exact posterior of states of a class are of one class.
+
+    The posterior is that of training states of all classes, without the one that was noised.
+    """
+    x, labels = system.data("train", None)
+    known = Empirical(x[:_KNOWN].flatten(1), labels[:_KNOWN])
+    own = (known.labels == piece.label).nonzero().squeeze(-1)[:_ASKED]
+    rows = []
+    for level in LEVELS["latents"]:
+        x_t, t = noised(x[own], system.schedule, level, piece.label)
+        p = known.class_probabilities(x_t.flatten(1), *system.schedule(t), exclude=own)
+        rows.append((level, {"agreement": round(float(p.square().sum(1).mean()), 5)}))
+    return rows
 
 
 class Judge:
