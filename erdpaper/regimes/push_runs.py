@@ -17,7 +17,6 @@ from erdpaper.interventions.injection import injection
 from erdpaper.interventions.window import Window
 from erdpaper.regimes.system import System
 from erdpaper.sampling import Hooks, OnPrediction, Prediction
-from erdpaper.schedules import Schedule, StableDiffusion
 from erdpaper.spectral import Principal, principal
 
 DIRECTIONS, SHARED = 20, 5  # k_A = k_B and m; the thesis names neither
@@ -59,7 +58,7 @@ class Setting:
 
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     guidance: float = 1.0
-    steps: int = 30
+    steps: int = 20
     samples: int = 200
     seed: int = 0
 
@@ -234,15 +233,3 @@ def _recorded(change: OnPrediction | None, recorder: OnPrediction) -> OnPredicti
 def _signs(k: int, draw: int) -> Tensor:
     generator = torch.Generator().manual_seed(draw)
     return 2.0 * torch.randint(2, (k,), generator=generator) - 1
-
-
-def thesis_window(schedule: Schedule, low: float, high: float) -> Window:
-    """The window of Stable Diffusion's times low..high in thousandths, at equal log-SNR."""
-    edges = [0.0 if t == 0 else _same_level(schedule, t) for t in (low, high)]
-    return Window(*edges)
-
-
-def _same_level(schedule: Schedule, t: float) -> float:
-    if t >= 1000:
-        return 1.0
-    return float(schedule.time(StableDiffusion().logsnr(torch.tensor(t / 1000).double())))

@@ -4,10 +4,12 @@ A piece is one vector for one pair of classes, at all its pushes; it is a file i
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from erdpaper.files import write_atomically
 from erdpaper.regimes.push_runs import (
@@ -46,6 +48,8 @@ INJECTION = Vector("injection")
 # of the other samplers, at one push
 OTHER_PAIRS = ("Pullover to Coat", "Ankle boot to T-shirt")
 ONE = 1.0
+# times as far from real images as untouched samples
+_DESTROYED = 2.0
 _HALF = 0.5  # strength of the injection whose endpoint estimates are looked at
 
 
@@ -88,19 +92,28 @@ def bench(setting: str, pair: str) -> Bench:
 
 
 def curve(setting: str, pair: str, vector: Vector) -> str:
-    """One vector at all its pushes, as JSON; see `Bench.measured`."""
-    own = bench(setting, pair)
-    points = [
-        {"amount": a, **own.measured(own.steered(vector, a))} for a in amounts(setting, vector)
-    ]
+    """One vector at its pushes, as JSON; a random one up to where samples are destroyed."""
+    own, points = bench(setting, pair), []
+    most = _DESTROYED * _plain(setting, pair)["realism"] if vector in random_vectors() else math.inf
+    for amount in amounts(setting, vector):
+        points.append({"amount": amount, **own.measured(own.steered(vector, amount))})
+        # a random vector is compared where samples are realistic, not beyond
+        if points[-1]["realism"] > most:
+            break
     return _line(setting, pair, kind=vector.kind, variant=vector.variant, points=points)
+
+
+@cache
+def _plain(setting: str, pair: str) -> dict[str, Any]:
+    own = bench(setting, pair)
+    return own.measured(own.run())
 
 
 def untouched(setting: str, pair: str) -> str:
     """The same without a push, as JSON, and the radius of the source class."""
-    own = bench(setting, pair)
-    points = [{"amount": 0.0, **own.measured(own.run())}]
-    return _line(setting, pair, kind="untouched", radius=own.radius, points=points)
+    points = [{"amount": 0.0, **_plain(setting, pair)}]
+    radius = bench(setting, pair).radius
+    return _line(setting, pair, kind="untouched", radius=radius, points=points)
 
 
 def emergence(pair: str) -> str:
