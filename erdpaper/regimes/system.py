@@ -84,10 +84,22 @@ def fashion(space: str) -> System:
 
 
 def open_system(model: str, space: str) -> System:
-    """The system of a notebook's parameter `model`; `space` chooses among those of "fashion"."""
+    """The system of a notebook's parameter `model`: fashion, cifar10 or stable-diffusion.
+
+    `space`, "pixels" or "latents", chooses among those of fashion; the others have one space only,
+    CIFAR-10's network pixels and Stable Diffusion latents. They read what the environment variables
+    of `regimes.opened` name: ValueError for one that is not set.
+    """
+    if space not in SPACES:
+        raise ValueError(f"the space must be one of {', '.join(SPACES)}, not {space!r}")
     if model == "fashion":
         return fashion(space)
-    raise ValueError(f"model must be fashion, not {model!r}")
+    if model not in ("cifar10", "stable-diffusion"):
+        raise ValueError(f"model must be fashion, cifar10 or stable-diffusion, not {model!r}")
+    # imported here: its libraries take seconds, and need not be there for small networks
+    from erdpaper.regimes import opened
+
+    return opened.cifar() if model == "cifar10" else opened.stable()
 
 
 def _of_class(x: Tensor, labels: Tensor, label: int | None) -> tuple[Tensor, Tensor]:
