@@ -133,13 +133,14 @@ def test_speciation_is_that_of_the_largest_variance() -> None:
 def test_quality_of_real_states_is_perfect_but_for_their_number() -> None:
     two = system(Counting())
     x, labels = data("test", None)
-    found = shortcut.quality(two, x[:2_000], labels[:2_000])
+    whole = shortcut.reference(two)
+    found = shortcut.quality(two, x[:2_000], labels[:2_000], whole)
     truth = metrics.Moments(3).update(x)
     own = metrics.Moments(3).update(x[:2_000])
     assert found["fd"] == pytest.approx(metrics.frechet_distance(own, truth), rel=1e-4)
     assert found["precision"] == found["recall"] == 1
     assert found["agreement"] > 0.95
-    moved = shortcut.quality(two, x[:2_000] + torch.tensor([0.0, 5.0, 0.0]), labels[:2_000])
+    moved = shortcut.quality(two, x[:2_000] + torch.tensor([0.0, 5.0, 0.0]), labels[:2_000], whole)
     assert moved["fd"] == pytest.approx(25, rel=0.05) and moved["recall"] < 0.5
 
 

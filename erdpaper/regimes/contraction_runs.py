@@ -17,7 +17,7 @@ from torch import Tensor
 from erdpaper import sampling
 from erdpaper.files import write_atomically
 from erdpaper.posterior import Empirical, Gaussian
-from erdpaper.regimes import networks
+from erdpaper.regimes import diversity, networks
 from erdpaper.regimes.contraction import noised, of_fewer, ranks
 from erdpaper.regimes.networks import Training
 from erdpaper.regimes.system import System, fashion
@@ -219,7 +219,7 @@ def _text(piece: Piece, trained: Path) -> str:
 
 def collect(work: Path, trained: Path, out: Path, jobs: int) -> None:
     """Measure what the work folder lacks, and keep all curves in `out` with their card."""
-    made = tasks(work, trained)
+    made = tasks(work, trained) | diversity.tasks(work, CLASSES)
     fill(made, jobs, "contraction", "curve")
     write_atomically(out / "runs.jsonl", "".join(path.read_text() for path in made))
     facts = {"images": N, "classes": CLASSES, "seen": SEEN, "pieces": len(made)}

@@ -113,15 +113,16 @@ class Reference(NamedTuple):
 
 
 @cache
-def reference(system: System) -> Reference:
-    """What samples are compared with."""
-    features = system.seen(system.data("test", None)[0]).features.double()
+def reference(system: System, n: int | None = None) -> Reference:
+    """What samples are compared with: the first n test states, or all."""
+    x, _ = system.data("test", None)
+    features = system.seen(x[:n]).features.double()
     return Reference(features, metrics.Moments(features.shape[1]).update(features))
 
 
-def quality(system: System, x: Tensor, labels: Tensor) -> dict[str, float]:
+def quality(system: System, x: Tensor, labels: Tensor, truth: Reference) -> dict[str, float]:
     """fd, precision, recall (with as many test states as samples) and agreement of samples."""
-    seen, truth = system.seen(x), reference(system)
+    seen = system.seen(x)
     features = seen.features.double()
     moments = metrics.Moments(features.shape[1]).update(features)
     near = metrics.precision_recall(features, truth.features[: len(features)])

@@ -21,6 +21,7 @@ from erdpaper.regimes.shortcut import (
     Start,
     draw,
     quality,
+    reference,
     speciation_level,
 )
 from erdpaper.regimes.system import fashion
@@ -72,8 +73,17 @@ def measure(piece: Piece, samples: int = SAMPLES) -> list[dict[str, Any]]:
     found = []
     for calls in piece.calls:
         x = draw(system, start, calls, labels, piece.seed)
-        head = {"start": piece.kind, "offset": piece.offset, "calls": calls, "seed": piece.seed}
-        found.append(head | {"logsnr": round(start.logsnr, 4)} | quality(system, x, labels))
+        head: dict[str, Any] = {
+            "start": piece.kind,
+            "offset": piece.offset,
+            "calls": calls,
+            "seed": piece.seed,
+        }
+        found.append(
+            head
+            | {"logsnr": round(start.logsnr, 4)}
+            | quality(system, x, labels, reference(system))
+        )
     return found
 
 

@@ -1,0 +1,68 @@
+"""Kept curves are found by their names and summarised over classes."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from erdpaper.regimes import contraction_kept
+from erdpaper.regimes.contraction_kept import Kept
+
+
+def curve(space: str, name: str, label: int, k: list[int]) -> contraction_kept.Curve:
+    head = {"space": space, "name": name, "label": label, "levels": [-8.0, -4.0, 0.0]}
+    return head | {"k0.99": k, "agreement": [0.2, 0.5, 0.9]}
+
+
+KEPT = Kept(
+    (
+        curve("pixels", "eps-1000", 8, [400, 100, 100]),
+        curve("latents", "eps-3000", 8, [100, 50, 80]),
+        curve("latents", "eps-3000", 5, [100, 200, 400]),
+        curve("latents", "images", 8, [128]),
+        curve("latents", "class posterior", 8, [1, 1, 1]),
+        {"space": "latents", "name": "samples", "label": 8, "scale": 2.0, "recall": 0.5},
+    ),
+    {},
+)
+
+
+def test_a_network_of_a_target_is_the_longest_trained() -> None:
+    assert len(KEPT.curves("latents", "eps-network")) == 2
+    assert KEPT.curves("pixels", "eps-network")[0]["k0.99"] == [400, 100, 100]
+    with pytest.raises(LookupError, match="no kept curve of x0-network in pixels"):
+        KEPT.curves("pixels", "x0-network")
+
+
+def test_classes_are_summarised_by_mean_and_half_the_range() -> None:
+    found = KEPT.cases(["eps-network"], lambda c: contraction_kept.level(c, 0.0))
+    assert list(found.values) == ["pixels, eps-network", "latents, eps-network"]
+    assert found.values["latents, eps-network"] == pytest.approx(math.sqrt(80 * 400))
+    assert found.spread["latents, eps-network"] == 160 and found.spread["pixels, eps-network"] == 0
+    plain = contraction_kept.summary([1.0, 4.0], geometric=False)
+    assert (plain.mean, plain.half) == (2.5, 1.5)
+
+
+def test_curves_are_read_at_levels_and_between() -> None:
+    pixels = KEPT.curves("pixels", "eps-network")[0]
+    assert contraction_kept.level(pixels, -6.0) == pytest.approx(200)
+    assert contraction_kept.at_given(pixels, -4.0, "agreement") == 0.5
+    found = contraction_kept.change(pixels)
+    assert found.factor == pytest.approx(4**0.25) and found.at == pytest.approx(-6, abs=0.05)
+    assert KEPT.of_images("latents", 8) == 128
+    assert KEPT.samples(8, 2.0)["recall"] == 0.5
+
+
+def test_a_class_is_decided_where_agreement_rises_to_the_share() -> None:
+    assert KEPT.decided("latents", 8, 0.5) == pytest.approx(-4)
+    assert -4 < KEPT.decided("latents", 8, 0.775) < 0
+
+
+def test_distance_from_kept_values_is_in_half_widths_of_the_prediction_interval() -> None:
+    parts = [90.0, 100.0, 110.0, 105.0, 95.0]
+    logs = [math.log(p) for p in parts]
+    mean, std = sum(logs) / 5, stats.tstd(logs)
+    edge = math.exp(mean + stats.t.ppf(0.995, 4) * std * math.sqrt(6 / 5))
+    assert contraction_kept.away(edge, parts) == pytest.approx(1)
+    # equal parts have no spread: two per cent count as none
+    assert contraction_kept.away(102.0, [100.0] * 5) == pytest.approx(1)
