@@ -38,7 +38,10 @@ def test_classes_are_summarised_by_mean_and_half_the_range() -> None:
     found = KEPT.cases(["eps-network"], lambda c: contraction_kept.level(c, 0.0))
     assert list(found.values) == ["pixels, eps-network", "latents, eps-network"]
     assert found.values["latents, eps-network"] == pytest.approx(math.sqrt(80 * 400))
-    assert found.spread["latents, eps-network"] == 160 and found.spread["pixels, eps-network"] == 0
+    assert (
+        found.spread["latents, eps-network"] == pytest.approx(160)
+        and found.spread["pixels, eps-network"] == 0
+    )
     plain = contraction_kept.summary([1.0, 4.0], geometric=False)
     assert (plain.mean, plain.half) == (2.5, 1.5)
 
