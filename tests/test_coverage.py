@@ -1,0 +1,333 @@
+"""The list of what the documents number: complete, pointing somewhere, refused where it is not."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from claim_examples import ENTRY, INTERVAL, SINGLE, write_claims
+from docutils import nodes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erdpaper.claims import coverage, coverage_nodes
+from erdpaper.claims.coverage import CoverageError, Item
+from erdpaper.claims.ledger import Row, rows
+from erdpaper.claims.verdicts import Verdict
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = {path.stem: path for path in (ROOT / "notebooks").glob("*.md")}
+
+
+def counted(stem: str, last: int) -> list[str]:
+    return [f"{stem}{n}" for n in range(1, last + 1)]
+
+
+# what the two documents number, read off the documents and not off the list under test
+NUMBERED = {
+    ("paper", "equation"): counted("", 120),
+    ("paper", "statement"): [
+        *("Proposition 3.1", "Lemma 3.2", "Theorem 3.3", "Theorem 3.4", "Remark 3.5"),
+        *("Theorem 3.6", "Proposition 3.7", "Theorem 3.8", "Definition A.1", "Assumption A.2"),
+        *("Proposition B.1", "Lemma C.1", "Lemma C.2", "Lemma C.3", "Theorem C.4"),
+        *("Proposition C.5", "Theorem C.6", "Lemma D.1", "Theorem D.2", "Proposition D.3"),
+        *("Theorem D.4", "Proposition E.1", "Remark E.2", "Remark E.3"),
+    ],
+    ("paper", "figure"): counted("", 37),
+    ("paper", "table"): counted("", 9),
+    ("thesis", "equation"): [
+        *counted("2.", 47),
+        *counted("3.", 4),
+        *counted("A.1.", 3),
+        *counted("A.3.", 1),
+        *counted("A.4.", 3),
+        *counted("A.5.", 2),
+    ],
+    ("thesis", "figure"): [
+        *("1.1", *counted("2.", 10), *counted("3.", 8)),
+        *(*counted("A.", 3), *counted("B.", 11)),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def items() -> list[Item]:
+    return coverage.load(ROOT / "data", NOTEBOOKS)
+
+
+def test_every_numbered_item_is_listed_and_nothing_else(items: list[Item]) -> None:
+    listed: dict[tuple[str, str], list[str]] = {}
+    for item in items:
+        listed.setdefault((item.document, item.kind), []).extend(item.numbers)
+    assert {key: sorted(numbers) for key, numbers in listed.items()} == {
+        key: sorted(numbers) for key, numbers in NUMBERED.items()
+    }
+
+
+def test_every_item_points_somewhere(items: list[Item]) -> None:
+    named = {row.claim.id for row in rows(ROOT / "data")}
+    for item in items:
+        assert set(item.claims) <= named, item
+        for chapter in item.chapters:
+            assert NOTEBOOKS[chapter].is_file(), item
+        if item.section is not None:
+            source = NOTEBOOKS[item.chapters[0]].read_text(encoding="utf-8")
+            assert re.search(rf"^#+ {re.escape(item.section)}$", source, re.M), item
+    nowhere = [i for i in items if not (i.chapters or i.planned) and i.kind != "figure"]
+    assert nowhere == [], "only a figure can be a drawing without a claim"
+
+
+def test_the_page_shows_every_table() -> None:
+    page = (ROOT / "book" / "coverage.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```\{coverage\} (\w+) (\w+)$", page, re.M)
+    assert sorted(shown) == sorted(NUMBERED)
+
+
+def test_words_are_few(items: list[Item]) -> None:
+    assert [item.says for item in items if len(item.says.split()) > 12] == []
+
+
+LIST: dict[str, Any] = {
+    "planned": ["08_full_scale"],
+    "paper": {
+        "equation": [
+            {"number": 1, "says": "a loss in $t$", "where": "02_elbo", "claims": ["02.floor"]},
+            {"number": "2-4", "says": "a range", "where": ["05_erd", "08_full_scale"]},
+        ],
+        "figure": [
+            {"number": 1, "says": "a sketch", "where": "schematic"},
+            {"number": 2, "says": "samples", "where": "08_full_scale", "note": "not $yet$"},
+        ],
+    },
+    "thesis": {"equation": [{"number": "2.1", "says": "one", "where": "05_erd", "section": "A b"}]},
+}
+CHAPTERS = ["02_elbo", "05_erd"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_claims(tmp_path, [ENTRY, SINGLE, INTERVAL])
+    (tmp_path / "coverage.yml").write_text(yaml.safe_dump(LIST), encoding="utf-8")
+    return tmp_path
+
+
+def test_rows_are_read(folder: Path) -> None:
+    one, several, sketch, samples, thesis = coverage.load(folder, CHAPTERS)
+    assert one.numbers == ("1",) and one.claims == ("02.floor",)
+    assert several.numbers == ("2", "3", "4") and several.number == "2-4"
+    assert (several.chapters, several.planned) == (("05_erd",), ("08_full_scale",))
+    assert (sketch.chapters, sketch.planned) == ((), ())
+    assert samples.note == "not $yet$" and thesis.section == "A b"
+
+
+def test_a_planned_notebook_becomes_a_chapter_when_it_exists(folder: Path) -> None:
+    samples = coverage.load(folder, [*CHAPTERS, "08_full_scale"])[3]
+    assert (samples.chapters, samples.planned) == (("08_full_scale",), ())
+
+
+def test_items_are_counted_by_number_and_not_by_row(folder: Path) -> None:
+    items = coverage.load(folder, CHAPTERS)
+    assert coverage.counts(items, ["02.floor"]) == {
+        "judged": 1,
+        "treated": 4,
+        "schematic": 1,
+        "planned": 1,
+    }
+    # a claim without a record judges nothing
+    assert coverage.counts(items[:1], []) == {
+        "judged": 0,
+        "treated": 1,
+        "schematic": 0,
+        "planned": 0,
+    }
+
+
+REFUSED = {
+    "names the unknown notebook '09_x'": {"number": 5, "says": "x", "where": "09_x"},
+    "names the unknown claim '02.flor'": {
+        "number": 5,
+        "says": "x",
+        "where": "02_elbo",
+        "claims": ["02.flor"],
+    },
+    "paper equation 3 is listed twice": {"number": 3, "says": "x", "where": "02_elbo"},
+    "paper equation 5 is missing": {"number": 6, "says": "x", "where": "02_elbo"},
+    "lacks the notebook of claim '05.range'": {
+        "number": 5,
+        "says": "x",
+        "where": "02_elbo",
+        "claims": ["05.range"],
+    },
+    "points nowhere": {"number": 5, "says": "x"},
+    "is schematic and so has no notebook": {
+        "number": 5,
+        "says": "x",
+        "where": "schematic",
+        "claims": ["02.floor"],
+    },
+    "has no number, or needs it quoted": {"number": 2.1, "says": "x", "where": "02_elbo"},
+    "says must be a text that is not empty": {"number": 5, "where": "02_elbo"},
+    "has the unknown key 'wher'": {"number": 5, "says": "x", "wher": "02_elbo"},
+    "'five' is not a number": {"number": "five", "says": "x", "where": "02_elbo"},
+    "the range '6-5' does not ascend": {"number": "6-5", "says": "x", "where": "02_elbo"},
+}
+
+
+@pytest.mark.parametrize(("sentence", "row"), REFUSED.items())
+def test_bad_rows_are_refused_in_one_sentence(
+    folder: Path, sentence: str, row: dict[str, Any]
+) -> None:
+    listed = {**LIST, "paper": {"equation": [*LIST["paper"]["equation"], row]}}
+    (folder / "coverage.yml").write_text(yaml.safe_dump(listed), encoding="utf-8")
+    with pytest.raises(CoverageError) as caught:
+        coverage.load(folder, CHAPTERS)
+    message = str(caught.value)
+    assert sentence in message and "\n" not in message and ". " not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[", "is not valid YAML"),
+        ("[]", "must be a mapping with a list `planned`"),
+        ("planned: []\nbook: {}", "'book' is not a document"),
+        ("planned: []\npaper: {lemma: []}", "paper has no kind 'lemma'"),
+        ("planned: []\nplanned: []", "repeated key 'planned'"),
+        (None, "is missing"),
+    ],
+)
+def test_bad_files_are_refused_in_one_sentence(
+    folder: Path, text: str | None, sentence: str
+) -> None:
+    path = folder / "coverage.yml"
+    path.unlink() if text is None else path.write_text(text, encoding="utf-8")
+    with pytest.raises(CoverageError, match=re.escape(sentence)):
+        coverage.load(folder, CHAPTERS)
+
+
+@given(
+    st.sampled_from(["", "2.", "A.4.", "B."]),
+    st.integers(1, 150),
+    st.integers(1, 40),
+    st.sampled_from(["Lemma 3.2", "7", "A.1.1"]),
+)
+def test_ranges_expand_to_neighbours(stem: str, first: int, more: int, other: str) -> None:
+    last = first + more
+    found = coverage.expand(f"{other}, {stem}{first}-{stem}{last}")
+    assert found == (other, *(f"{stem}{n}" for n in range(first, last + 1)))
+
+
+def test_a_table_shows_number_content_place_and_verdicts() -> None:
+    claim = coverage.entries.load(ROOT / "data")["02.decomposition"]
+    ledger = {
+        "02.decomposition": Row(
+            claim, "cpu", Verdict(claim, dict.fromkeys(claim.cases, 1e-12)), 0, "cpu", {}
+        ),
+    }
+    item = Item(
+        document="paper",
+        kind="equation",
+        number="30-34",
+        numbers=("30",),
+        says="the cross term <b> is $0$",
+        chapters=("02_elbo", "03_ntk"),
+        planned=("08_full_scale",),
+        claims=("02.decomposition",),
+        section="The split",
+        note="a note",
+    )
+    asked: list[tuple[str, str | None]] = []
+
+    def link_chapter(name: str, section: str | None) -> nodes.Node:
+        asked.append((name, section))
+        return nodes.reference("", name, refuri=f"{name}.html")
+
+    opening, table, closing = coverage_nodes.table_nodes(
+        [item], ledger, lambda row: f"#{row.claim.anchor}", link_chapter
+    )
+    assert 'aria-label="Equations of the paper"' in opening.astext()
+    assert closing.astext() == "</div>"
+    assert asked == [("02_elbo", "The split"), ("03_ntk", None)]
+    number, says, where, verdicts = table.next_node(nodes.tbody).findall(nodes.entry)
+    assert number.astext() == "30–34"
+    assert says.astext() == "the cross term <b> is 0\n\na note"
+    assert where.astext() == "02_elbo\n\n03_ntk\n\nto come: 08_full_scale"
+    assert verdicts.astext() == "✓ holds 02.decomposition"
+    badge = next(verdicts.findall(nodes.reference))
+    assert badge["refuri"] == "#claim-02-decomposition"
+
+
+CONF = """
+extensions = ["myst_nb", "erdpaper.claims.sphinx_ext"]
+html_theme = "basic"
+myst_enable_extensions = ["dollarmath"]
+mathjax_path = "none.js"
+"""
+PAGE = """# Coverage
+
+```{coverage}
+```
+
+```{coverage} paper equation
+```
+
+```{coverage} thesis equation
+```
+
+```{toctree}
+notebooks/02_elbo
+notebooks/05_erd
+```
+"""
+
+
+def build(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
+    """A small book that shows the list of the folder; warnings are errors."""
+    source = folder / "book"
+    (source / "notebooks").mkdir(parents=True, exist_ok=True)
+    (source / "conf.py").write_text(CONF, encoding="utf-8")
+    (source / "index.md").write_text(page, encoding="utf-8")
+    for name in CHAPTERS:
+        text = f"# Title of {name}\n\n## A b\n\nText.\n"
+        (source / "notebooks" / f"{name}.md").write_text(text, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", str(source), str(folder / "html")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ERDPAPER_DATA": str(folder)},
+    )
+
+
+def test_the_directive_draws_counts_and_tables_with_links(folder: Path) -> None:
+    done = build(folder, PAGE)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "html" / "index.html").read_text(encoding="utf-8")
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "6 numbered items of the paper: 4 have a chapter and no verdict, 1 are" in text
+    assert "○ not run here 02.floor" in text
+    assert re.search(r'href="notebooks/02_elbo\.html"><span[^>]*>Title of 02_elbo<', page)
+    assert re.search(r'href="notebooks/05_erd\.html#a-b">A b<', page)
+    target = (folder / "html" / "notebooks" / "05_erd.html").read_text(encoding="utf-8")
+    assert 'id="a-b"' in target
+
+    # the list is a source of the page
+    listed = {**LIST, "thesis": {"equation": [{"number": "2.1", "says": "new", "where": "05_erd"}]}}
+    (folder / "coverage.yml").write_text(yaml.safe_dump(listed), encoding="utf-8")
+    again = build(folder, PAGE)
+    assert again.returncode == 0, again.stderr
+    assert ">new<" in (folder / "html" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_list_that_is_wrong_stops_the_build_in_one_sentence(folder: Path) -> None:
+    done = build(folder, PAGE.replace("paper equation", "paper table"))
+    assert done.returncode != 0
+    assert "coverage.yml lists nothing for 'paper table'" in done.stderr
+    listed = {**LIST, "planned": []}
+    (folder / "coverage.yml").write_text(yaml.safe_dump(listed), encoding="utf-8")
+    done = build(folder, PAGE)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "paper equation 2-4 names the unknown notebook '08_full_scale'" in done.stderr
