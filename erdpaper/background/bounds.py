@@ -189,4 +189,5 @@ def kl(p: Law, q: Law) -> Tensor:
     inverse, gap = torch.linalg.inv(q.covariance), q.mean - p.mean
     logs = torch.logdet(q.covariance) - torch.logdet(p.covariance)
     trace: Tensor = (inverse * p.covariance).sum()
-    return 0.5 * (trace - len(gap) + logs + gap @ inverse @ gap)
+    distance: Tensor = gap @ inverse @ gap
+    return torch.add(trace - len(gap) + logs, distance) / 2
