@@ -1,11 +1,14 @@
 """Kept curves are found by their names and summarised over classes."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
-from erdpaper.regimes import contraction_kept
+from erdpaper.datasets import DatasetError
+from erdpaper.regimes import contraction_kept, contraction_runs, diversity, shortcut_runs
 from erdpaper.regimes.contraction_kept import Kept
 
 
@@ -69,3 +72,45 @@ def test_distance_from_kept_values_is_in_half_widths_of_the_prediction_interval(
     assert contraction_kept.away(edge, parts) == pytest.approx(1)
     # equal parts have no spread: two per cent count as none
     assert contraction_kept.away(102.0, [100.0] * 5) == pytest.approx(1)
+
+
+def test_what_the_work_folder_has_is_collected_and_not_made_again(tmp_path: Path) -> None:
+    work, out = tmp_path / "work", tmp_path / "kept"
+    work.mkdir()
+    line = json.dumps(KEPT.lines[0]) + "\n"
+    made = contraction_runs.tasks(work, tmp_path) | diversity.tasks(work, contraction_runs.CLASSES)
+    for path in made:
+        path.write_text(line)
+    contraction_runs.collect(work, tmp_path, out, 1)
+    found = contraction_kept.load(out)
+    assert found.lines == (KEPT.lines[0],) * len(made)
+    assert found.card["pieces"] == len(made) and found.card["images"] == 5_000
+
+
+def test_missing_curves_say_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="make it anew with `erdpaper regimes`"):
+        contraction_kept.load(tmp_path)
+
+
+def test_starts_are_collected_alike(tmp_path: Path) -> None:
+    work, out = tmp_path / "work", tmp_path / "kept"
+    work.mkdir()
+    pieces = list(shortcut_runs.pieces())
+    for piece in pieces:
+        head = {"start": piece.kind, "offset": piece.offset, "seed": piece.seed, "logsnr": -3.0}
+        lines = [head | {"calls": n, "fd": 1.0 + piece.seed} for n in piece.calls]
+        (work / piece.file).write_text("".join(json.dumps(each) + "\n" for each in lines))
+    shortcut_runs.collect(work, out, 1)
+    kept = shortcut_runs.load(out)
+    # every comparison of the chapter finds its runs
+    for start, counts in (
+        (shortcut_runs.STATISTICS, shortcut_runs.CALLS),
+        (shortcut_runs.NOISE, (*shortcut_runs.CALLS, shortcut_runs.LONG)),
+        (shortcut_runs.JUMP, shortcut_runs.FEW),
+        *((kind, (20,)) for kind in shortcut_runs.OTHERS),
+    ):
+        for n in counts:
+            assert kept.values("fd", start, n) == [1, 2, 3, 4, 5, 6]
+    for offset in shortcut_runs.OFFSETS:
+        assert len(kept.values("fd", shortcut_runs.STATISTICS, 20, offset)) == 6
+    assert kept.saved().mean == pytest.approx(1)

@@ -1,7 +1,7 @@
 """The kept curves of the contraction, read back, and their summaries over classes."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -58,8 +58,7 @@ class Kept:
         """`over_classes` of several names in both spaces, as a claim wants them."""
         asked = [(space, name) for space in spaces for name in names]
         found = {f"{s}, {n}": self.over_classes(s, n, read, geometric) for s, n in asked}
-        means = {case: one.mean for case, one in found.items()}
-        return Cases(means, {case: one.half for case, one in found.items()})
+        return split(found)
 
     def decided(self, space: str, label: int, share: float) -> float:
         """The log-SNR from which two draws from the exact posterior agree with this probability."""
@@ -98,6 +97,12 @@ def summary(values: Iterable[float], geometric: bool = True) -> Summary:
     found = np.array(list(values), dtype=float)
     mean = np.exp(np.log(found).mean()) if geometric else found.mean()
     return Summary(float(mean), float(np.ptp(found) / 2))
+
+
+def split(found: Mapping[str, Summary]) -> Cases:
+    """Means and half ranges apart, as a claim wants them."""
+    means = {case: one.mean for case, one in found.items()}
+    return Cases(means, {case: one.half for case, one in found.items()})
 
 
 def stored_name(space: str, name: str) -> str:
