@@ -202,8 +202,8 @@ def test_the_error_of_an_exact_network_is_none(monkeypatch: pytest.MonkeyPatch) 
 def test_every_piece_has_a_file_of_its_own() -> None:
     pieces = list(contraction_runs.pieces())
     assert len({piece.file for piece in pieces}) == len(pieces)
-    # five for each space and class, five networks each for three classes of latents, one of pixels
-    assert len(pieces) == 2 * 3 * 5 + 5 * 3 + 5
+    # five for each space and class; networks: three targets of three classes, two shorter ones
+    assert len(pieces) == 2 * 3 * 5 + (3 * 3 + 2) + (3 + 2)
 
 
 def test_too_few_images_are_refused() -> None:

@@ -59,6 +59,14 @@ def test_curves_are_read_at_levels_and_between() -> None:
     assert KEPT.samples(8, 2.0)["recall"] == 0.5
 
 
+def test_ratios_are_of_one_class_each() -> None:
+    two = (curve("latents", "v-network", 5, [10, 20, 40]), curve("latents", "other", 5, [5, 4, 2]))
+    kept = Kept((*two, curve("latents", "v-network", 8, [1, 1, 1])), {})
+    found = kept.ratios("latents", "v-network", "other", lambda c: contraction_kept.level(c, 0.0))
+    assert found.mean == pytest.approx(20) and found.half == 0
+    assert kept.pairs("latents", "other", "v-network") == [(two[1], two[0])]
+
+
 def test_a_class_is_decided_where_agreement_rises_to_the_share() -> None:
     assert KEPT.decided("latents", 8, 0.5) == pytest.approx(-4)
     assert -4 < KEPT.decided("latents", 8, 0.775) < 0

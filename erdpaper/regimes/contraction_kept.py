@@ -42,6 +42,19 @@ class Kept:
             raise LookupError(f"no kept curve of {name} in {space}")
         return found
 
+    def ratios(
+        self, space: str, first: str, second: str, read: Callable[[Curve], float]
+    ) -> "Summary":
+        """A number read from one curve over that from another, for the classes that both have."""
+        pairs = self.pairs(space, first, second)
+        return summary(read(a) / read(b) for a, b in pairs)
+
+    def pairs(self, space: str, first: str, second: str) -> list[tuple[Curve, Curve]]:
+        """Curves of two names for the classes that both have."""
+        others = {curve["label"]: curve for curve in self.curves(space, second)}
+        found = self.curves(space, first)
+        return [(c, others[c["label"]]) for c in found if c["label"] in others]
+
     def over_classes(
         self, space: str, name: str, read: Callable[[Curve], float], geometric: bool = True
     ) -> "Summary":

@@ -76,10 +76,11 @@ def pieces() -> Iterator[Piece]:
 
 
 def _classes_of(training: Training) -> tuple[int, ...]:
-    """Length of training is varied for eps alone, and the costly pixels have one class."""
-    if training.target != "eps" and training.steps != networks.STEPS[training.space][-1]:
-        return ()
-    return CLASSES if training.space == "latents" else CLASSES[:1]
+    """Length of training is varied for eps and the first class alone, as all of pixels is."""
+    longest = training.steps == networks.STEPS[training.space][-1]
+    if longest and training.space == "latents":
+        return CLASSES
+    return CLASSES[:1] if longest or training.target == "eps" else ()
 
 
 def images(system: System, label: int, n: int) -> Tensor:
@@ -161,7 +162,9 @@ class Judge:
 
 def _subject(piece: Piece, system: System, x0: Tensor, trained: Path) -> Estimates:
     if piece.subject == "kept":
-        return _kept(system, piece.label)
+        # guidance doubles the cost: in pixels for the first class alone
+        guided = GUIDED if piece.space == "latents" or piece.label == CLASSES[0] else ()
+        return _kept(system, piece.label, guided)
     if piece.subject == "exact":
         return _exact(system, x0)
     if piece.subject == "wiener":
@@ -174,13 +177,13 @@ def _subject(piece: Piece, system: System, x0: Tensor, trained: Path) -> Estimat
     return lambda x_t, t, _: {piece.subject: batched(denoise, x_t, t)}
 
 
-def _kept(system: System, label: int) -> Estimates:
+def _kept(system: System, label: int, guided: tuple[float, ...]) -> Estimates:
     known, unknown = system.denoiser(label, 1.0), system.denoiser(None, 1.0)
 
     def estimates(x_t: Tensor, t: float, level: float) -> dict[str, Tensor]:
         conditional = batched(known, x_t, t)
         found = {"v-network": conditional}
-        if level in GUIDED:
+        if level in guided:
             plain = batched(unknown, x_t, t)
             # guidance is linear in the estimates
             found |= {f"guidance {w:g}": torch.lerp(plain, conditional, w) for w in SCALES}
