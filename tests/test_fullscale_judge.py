@@ -52,7 +52,7 @@ def asked_directly(folder: Path, images: np.ndarray) -> Any:
         return shown["pixel_values"], model(**texts, pixel_values=shown["pixel_values"])
 
 
-@pytest.mark.parametrize("size", [(SIDE, SIDE), (32, 32), (40, 56), (8, 8)])
+@pytest.mark.parametrize("size", [(SIDE, SIDE), (32, 32), (40, 56), (49, 31), (8, 8)])
 def test_it_is_transformers_own(folder: Path, found: Judge, size: tuple[int, int]) -> None:
     images = pixels(5, *size)
     shown, expected = asked_directly(folder, images)

@@ -161,6 +161,17 @@ def test_batches_and_dtypes_do_not_show(pipe: Any) -> None:
         stable_diffusion.network(pipe, "a photo of a car")
 
 
+def test_half_precision_stays_within_the_network(tmp_path: Path) -> None:
+    pipe = stable_diffusion.load(tiny.save_stable_diffusion(tmp_path))
+    whole = stable_diffusion.denoiser(pipe, PROMPTS, 2.0)(start(), 0.6)
+    # as on an accelerator
+    pipe.unet.half()
+    pipe.text_encoder.half()
+    found = stable_diffusion.denoiser(pipe, PROMPTS, 2.0)(start(), 0.6)
+    assert found.eps.dtype == torch.float32
+    assert 0 < (found.eps - whole.eps).abs().max() < 0.01
+
+
 def test_autoencoder_scales_its_latents(pipe: Any) -> None:
     images = torch.rand(3, 3, tiny.IMAGE_SIDE, tiny.IMAGE_SIDE, generator=seeded(0)) * 2 - 1
     with torch.no_grad():
@@ -242,4 +253,7 @@ def test_pickled_weights_are_refused(part: str, tmp_path: Path) -> None:
 
 def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"loaded from '.*': name a folder, or a hub name"):
+        stable_diffusion.load(tmp_path)
+    tiny.stable_diffusion(time_cond_proj_dim=8).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is distilled for one guidance"):
         stable_diffusion.load(tmp_path)

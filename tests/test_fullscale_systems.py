@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from erdpaper import sampling
+from erdpaper.datasets import DatasetError
 from erdpaper.fullscale import cifar10, judge, stable_diffusion
 from erdpaper.regimes import opened, system
 
@@ -130,6 +131,16 @@ def test_what_is_not_set_is_named_before_anything_is_loaded(
         given(monkeypatch, {other: "/nowhere" for other in needed if other != name})
         with pytest.raises(ValueError, match=f"^set the environment variable {name} to a? ?"):
             system.open_system(model, "latents")
+
+
+def test_data_are_checked_before_models_are_loaded(
+    for_cifar: dict[str, str], for_stable: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given(monkeypatch, {name: "/nowhere" for name in (*for_cifar, *for_stable)})
+    with pytest.raises(DatasetError, match=r"/nowhere/data_batch_1\.bin is missing"):
+        system.open_system("cifar10", "pixels")
+    with pytest.raises(DatasetError, match="/nowhere is not a folder; it must hold a folder of"):
+        system.open_system("stable-diffusion", "latents")
 
 
 def test_models_and_spaces_that_are_not_known_are_refused() -> None:

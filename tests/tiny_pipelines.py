@@ -61,7 +61,7 @@ def _text_config() -> CLIPTextConfig:
     )
 
 
-def stable_diffusion(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+def stable_diffusion(prediction_type: str = "epsilon", **options: Any) -> StableDiffusionPipeline:
     """The parts of Stable Diffusion, in evaluation mode."""
     torch.manual_seed(0)
     blocks = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
@@ -72,6 +72,7 @@ def stable_diffusion(prediction_type: str = "epsilon") -> StableDiffusionPipelin
         cross_attention_dim=WIDTH,
         attention_head_dim=2,
         **blocks,
+        **options,
     )
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,

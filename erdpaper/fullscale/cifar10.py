@@ -48,14 +48,20 @@ def read(folder: str | Path, split: str = "train") -> Images:
     green and blue planes one after another. A file that is missing, of another size, or that holds
     a label above 9 raises DatasetError, which names it, before any is parsed.
     """
+    paths = files(folder, split)
+    records = torch.cat([_records(path) for path in paths])  # (N, 1 + 3072)
+    images = records[:, 1:].float().div_(127.5).sub_(1).reshape(-1, *SHAPE)
+    return Images(images, records[:, 0].long())
+
+
+def files(folder: str | Path, split: str) -> list[Path]:
+    """The files of a split, DatasetError for one that is missing or of another size."""
     if split not in _FILES:
         raise ValueError(f"split must be one of {', '.join(_FILES)}, not {split!r}")
     paths = [Path(folder) / name for name in _FILES[split]]
     for path in paths:
         _check_size(path)
-    records = torch.cat([_records(path) for path in paths])  # (N, 1 + 3072)
-    images = records[:, 1:].float().div_(127.5).sub_(1).reshape(-1, *SHAPE)
-    return Images(images, records[:, 0].long())
+    return paths
 
 
 def _check_size(path: Path) -> None:

@@ -51,8 +51,7 @@ class Judge:
         """
         images = (images.to(self._mean).clamp(-1, 1) + 1) / 2
         height, width = images.shape[2:]
-        factor = self._side / min(height, width)
-        size = (int(height * factor), int(width * factor))
+        size = tuple(self._side * length // min(height, width) for length in (height, width))
         if size != (height, width):
             images = interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
         top, left = ((length - self._cut) // 2 for length in size)

@@ -21,17 +21,19 @@ from erdpaper.schedules import Discrete, from_diffusers
 # a StableDiffusionPipeline, which gets its parts at run time
 Pipeline = Any
 
-# samples that the network sees at once, and images that the autoencoder does
+# samples that the network sees at once, images that the autoencoder does, and texts
 _BATCH = 16
+_IMAGES = 8
 _TEXTS = 64
 
 
 def load(name: str | Path) -> Pipeline:
     """The pipeline of a folder or hub name, for evaluation, on the accelerator if there is one.
 
-    Half precision there, single precision on the CPU. The checker that blackens images is left
-    out: what is looked at here is the model. Raises ValueError for weights that are not
-    safetensors, and for a distilled model that takes guidance as an input.
+    Network and text encoder work there in half precision; the autoencoder, which can overflow it,
+    does not. The checker that blackens images is left out: what is looked at here is the model.
+    Raises ValueError for weights that are not safetensors, and for a distilled model that takes
+    guidance as an input.
     """
     pipe = loading.pretrained(
         StableDiffusionPipeline,
@@ -44,7 +46,10 @@ def load(name: str | Path) -> Pipeline:
     if pipe.unet.config.time_cond_proj_dim is not None:
         raise ValueError(f"{str(name)!r} is distilled for one guidance; use the model it came from")
     device = loading.device()
-    return pipe.to(device, torch.float16) if device.type == "cuda" else pipe.to(device)
+    if device.type == "cuda":
+        pipe.unet.half()
+        pipe.text_encoder.half()
+    return pipe.to(device)
 
 
 def schedule(pipe: Pipeline) -> Discrete:
@@ -105,7 +110,7 @@ def encode(pipe: Pipeline, images: Tensor) -> Tensor:
     """Latents (N, C, h, w), float32, of images (N, 3, H, W) in [-1, 1]: scaling factor x mean."""
     parts = [
         pipe.vae.encode(part.to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mode()
-        for part in images.split(_BATCH)
+        for part in images.split(_IMAGES)
     ]
     return torch.cat([pipe.vae.config.scaling_factor * part.to(images) for part in parts])
 
@@ -118,7 +123,7 @@ def decode(pipe: Pipeline, z: Tensor) -> Tensor:
         unscaled = part.to(pipe.vae.device, pipe.vae.dtype) / pipe.vae.config.scaling_factor
         return pipe.vae.decode(unscaled, return_dict=False)[0]
 
-    return torch.cat([image(part).to(z).clamp(-1, 1) for part in z.split(_BATCH)])
+    return torch.cat([image(part).to(z).clamp(-1, 1) for part in z.split(_IMAGES)])
 
 
 def encode_folder(
@@ -134,5 +139,5 @@ def encode_folder(
         factor = pipe.vae_scale_factor
         raise ValueError(f"the size must be a positive multiple of {factor} pixels, got {size}")
     pixels = folders.read_images(folder, size, limit)
-    parts = (encode(pipe, part / 127.5 - 1) for part in pixels.split(_BATCH))
+    parts = (encode(pipe, part / 127.5 - 1) for part in pixels.split(_IMAGES))
     return torch.cat(list(parts))

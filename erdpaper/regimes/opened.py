@@ -59,6 +59,8 @@ def _settings(*names: str) -> list[str]:
 
 @cache
 def _cifar(folder: str, name: str, clip: str) -> System:
+    for split in ("train", "test"):
+        cifar10.files(folder, split)
     model = cifar10.load(name)
 
     @cache
