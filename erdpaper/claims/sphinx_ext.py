@@ -117,12 +117,16 @@ def _cpu_rows(app: Sphinx) -> dict[str, Row]:
 
 
 def _coverage(env: BuildEnvironment) -> list[coverage.Item]:
-    """The items of the documents; a notebook exists if it is a page of this book."""
-    pages = [Path(page).name for page in env.found_docs if page.startswith("notebooks/")]
-    try:
-        return coverage.load(datasets.data_dir(), pages)
-    except (ClaimError, CoverageError) as error:
-        raise ExtensionError(str(error), modname=__name__) from error
+    """The items of the documents, read once for each build; a notebook exists if it is a page."""
+    cached: list[coverage.Item] | None = getattr(env.app, "_erdpaper_coverage", None)
+    if cached is None:
+        pages = [Path(page).name for page in env.found_docs if page.startswith("notebooks/")]
+        try:
+            cached = coverage.load(datasets.data_dir(), pages)
+        except (ClaimError, CoverageError) as error:
+            raise ExtensionError(str(error), modname=__name__) from error
+        env.app._erdpaper_coverage = cached  # type: ignore[attr-defined]
+    return cached
 
 
 def _chapter_links(env: BuildEnvironment) -> LinkChapter:
