@@ -162,6 +162,7 @@ def test_a_piece_measures_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contraction_runs, "fashion", lambda space: small_system())
     levels = (-4.0, 1.0, 8.0)
     monkeypatch.setattr(contraction_runs, "LEVELS", {"pixels": levels})
+    monkeypatch.setattr(contraction_runs, "CLASSES", (1,))
     pieces = [contraction_runs.Piece("pixels", 1, s) for s in ("images", "kept", "exact", "wiener")]
     found = {c["name"]: c for p in pieces for c in contraction_runs.measure(p, Path(), 1_000)}
 
