@@ -18,6 +18,7 @@ With guidance y_u + w (y - y_u) there seem to be three ways to do it. As all is 
 The hook mixes after guidance, and which of the two it is lies in the adversary it is given.
 """
 
+import torch
 from torch import Tensor
 
 from erdpaper.guidance import combine
@@ -43,3 +44,25 @@ def injection(
         return combine(prediction, adversary(x, t), strength) if t in span else prediction
 
     return on_prediction
+
+
+def turned(plain: Denoiser, adversary: Denoiser, seed: int = 0) -> Denoiser:
+    """A control: an adversary as far from `plain` as the given one, in another direction.
+
+    The difference of the two predictions is turned by a permutation of the coordinates of a sample
+    with random signs, the same for all samples and times, so that it keeps its length in every
+    sample and its direction as far as the true one does.
+    """
+
+    def turn(difference: Tensor) -> Tensor:
+        noise = torch.Generator().manual_seed(seed)
+        flat = difference.flatten(1)
+        order = torch.randperm(flat.shape[1], generator=noise).to(flat.device)
+        signs = (2 * torch.randint(2, (flat.shape[1],), generator=noise) - 1).to(flat)
+        return (signs * flat[:, order]).reshape(difference.shape)
+
+    def denoise(x: Tensor, t: float) -> Prediction:
+        here, there = plain(x, t), adversary(x, t)
+        return Prediction(*(p + turn(q - p) for p, q in zip(here, there, strict=True)))
+
+    return denoise
