@@ -2,8 +2,9 @@
 
 The file has a section for each document with a list for each kind, and the list `planned` of
 notebooks that may be named before they exist.  A row holds `number` (one, several, or ranges such
-as "2.17-2.19"), `says`, `where` (a notebook, several, or the word schematic), and if they apply
-`claims` that judge the item, `section` (a heading of its first notebook) and a `note`.
+as "2.17-2.19"), `says`, `where` (one notebook or several; `schematic` for a drawing that makes no
+claim, with the notebook that shows it if there is one), and if they apply `claims` that judge the
+item, `section` (a heading of its first notebook) and a `note`.
 """
 
 import re
@@ -39,7 +40,7 @@ class Item:
     """One row: an item of a document, or neighbours that belong together.
 
     number: as written; numbers: each of them.  says: the content in our words, may hold $math$.
-    chapters: notebooks that exist; planned: those that are to come; both empty for a drawing that
+    chapters: notebooks that exist; planned: those that are to come.  schematic: a drawing that
     makes no claim.  claims: ids that judge it.  section: a heading of the first chapter.
     """
 
@@ -50,14 +51,17 @@ class Item:
     says: str
     chapters: tuple[str, ...] = ()
     planned: tuple[str, ...] = ()
+    schematic: bool = False
     claims: tuple[str, ...] = ()
     section: str | None = None
     note: str | None = None
 
     def status(self, recorded: Collection[str]) -> str:
         """`judged`, `treated`, `planned` or `schematic`, given the ids that have a verdict."""
+        if self.schematic:
+            return SCHEMATIC
         if not self.chapters:
-            return PLANNED if self.planned else SCHEMATIC
+            return PLANNED
         return JUDGED if any(id in recorded for id in self.claims) else TREATED
 
 
@@ -146,6 +150,7 @@ def _item(document: str, kind: str, row: object, known: _Known) -> Item:
         says=row["says"],
         chapters=tuple(place for place in places if place in known.chapters),
         planned=tuple(p for p in places if p not in known.chapters and p != SCHEMATIC),
+        schematic=SCHEMATIC in places,
         claims=tuple(claims),
         section=row.get("section"),
         note=row.get("note"),
@@ -161,8 +166,8 @@ def _list(value: object) -> list[str]:
 def _check_places(name: str, places: Sequence[str], claims: Sequence[str], known: _Known) -> None:
     if not places:
         raise CoverageError(f"{name} points nowhere: `where` must name a notebook or {SCHEMATIC}")
-    if SCHEMATIC in places and (len(places) > 1 or claims):
-        raise CoverageError(f"{name} is schematic and so has no notebook and no claim")
+    if SCHEMATIC in places and claims:
+        raise CoverageError(f"{name} is {SCHEMATIC} and so has no claim that judges it")
     for place in places:
         if place not in (SCHEMATIC, *known.chapters, *known.planned):
             raise CoverageError(f"{name} names the unknown notebook {place!r}")

@@ -56,12 +56,11 @@ def _cells(
     says = [nodes.paragraph("", "", *text_nodes(item.says))]
     if item.note:
         says.append(nodes.paragraph("", "", nodes.emphasis("", "", *text_nodes(item.note))))
-    places: list[nodes.Node] = [
+    places: list[nodes.Node] = [nodes.inline("", "a drawing")] if item.schematic else []
+    places += [
         link_chapter(name, None if at else item.section) for at, name in enumerate(item.chapters)
     ]
     places += [nodes.inline("", f"to come: {name}") for name in item.planned]
-    if not places:
-        places.append(nodes.inline("", "a drawing"))
     verdicts: list[nodes.Node] = [_verdict(rows[id], link_to) for id in item.claims]
     return [
         [nodes.paragraph("", item.number.replace("-", "–"))],
