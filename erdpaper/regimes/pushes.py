@@ -17,6 +17,7 @@ from erdpaper.regimes.push_runs import (
     DIRECTIONS,
     REVERSED,
     SHARED,
+    TOWARDS,
     Bench,
     Pair,
     Setting,
@@ -61,7 +62,7 @@ def random_vectors() -> list[Vector]:
 def sign_patterns(kind: str) -> list[Vector]:
     """A construction towards the target, reversed, and with random signs where it has several."""
     draws = [] if kind == "SVD" else range(1, SIGNS + 1)
-    return [Vector(kind, v) for v in (0, REVERSED, *draws)]  # type: ignore[arg-type]
+    return [Vector(kind, v) for v in (TOWARDS, REVERSED, *draws)]  # type: ignore[arg-type]
 
 
 def vectors() -> list[Vector]:
@@ -73,7 +74,9 @@ def vectors() -> list[Vector]:
 
 def other_vectors() -> list[Vector]:
     """Eleven, for the question whether sampler and guidance matter."""
-    both = [Vector(kind, v) for kind in ("weighted sum", "SVD", "shared") for v in (0, REVERSED)]
+    both = [
+        Vector(kind, v) for kind in ("weighted sum", "SVD", "shared") for v in (TOWARDS, REVERSED)
+    ]
     plain = [Vector("residual"), Vector("mean difference")]
     return [*both, *plain, Vector("isotropic", 1), Vector("isotropic", 2), Vector("source", 1)]
 
@@ -92,12 +95,13 @@ def bench(setting: str, pair: str) -> Bench:
 
 
 def curve(setting: str, pair: str, vector: Vector) -> str:
-    """One vector at its pushes, as JSON; a random one up to where samples are destroyed."""
+    """One vector at its pushes, as JSON; one with signs drawn ends where samples are destroyed."""
     own, points = bench(setting, pair), []
-    most = _DESTROYED * _plain(setting, pair)["realism"] if vector in random_vectors() else math.inf
+    whole = vector == INJECTION or vector.variant == TOWARDS
+    most = math.inf if whole else _DESTROYED * _plain(setting, pair)["realism"]
     for amount in amounts(setting, vector):
         points.append({"amount": amount, **own.measured(own.steered(vector, amount))})
-        # a random vector is compared where samples are realistic, not beyond
+        # other signs and random vectors are compared where samples are realistic, not beyond
         if points[-1]["realism"] > most:
             break
     return _line(setting, pair, kind=vector.kind, variant=vector.variant, points=points)
