@@ -103,6 +103,20 @@ def test_between_classes_weighs_them_by_their_share() -> None:
         assert found == pytest.approx(float(x[:, axis].var(correction=0)), rel=1e-2)
 
 
+def test_takeover_is_where_the_spread_within_a_class_is_known() -> None:
+    for std in (0.5, 2.0):
+        x, k = labelled(pair(5.0, 6, std), 40_000)
+        assert speciation.takeover_level(x, k) == pytest.approx(-2 * math.log(std), abs=0.03)
+    # along u the variances 9 and 1 / 4 share evenly: SNR 9 / (1 + 9 SNR) + SNR / (4 + SNR) = 1
+    u = torch.tensor([1.0, 1.0], dtype=F64) / math.sqrt(2)
+    noise = torch.randn(200_000, 2, generator=generator(), dtype=F64)
+    noise = noise * torch.tensor([3.0, 0.5], dtype=F64)
+    k = torch.arange(len(noise)) % 2
+    found = speciation.takeover_level(noise + 8 * k[:, None] * u, k)
+    snr = math.exp(found)
+    assert 9 * snr / (1 + 9 * snr) + snr / (4 + snr) == pytest.approx(1, abs=0.01)
+
+
 def test_levels_are_converted() -> None:
     sd = schedules.StableDiffusion()
     level = float(sd.logsnr(sd.time_at(800)))
@@ -342,6 +356,7 @@ NOBODY = sampling.exact(pair(1.0, 2), COSINE)
         (lambda: speciation.time_from_covariance(X[:1]), "N >= 2"),
         (lambda: speciation.time_from_covariance(X, LABELS[:3]), "one class for each of 6"),
         (lambda: speciation.time_from_covariance(X, LABELS * 0), "two classes"),
+        (lambda: speciation.takeover_level(X, LABELS * 0), "two classes"),
         (lambda: speciation.criterion(1), "two classes"),
         (lambda: speciation.pair_agreement(-1.0), "at least 0"),
         (lambda: speciation.clone(NOBODY, X, 0.0, COSINE, side), r"\(0, 1\]"),

@@ -10,7 +10,7 @@ t_S can be had from the data's covariance (`time_from_covariance`), from their e
 probability of two posterior draws being of one class crosses `criterion`, found by `crossing`.
 """
 
-from erdpaper.speciation.cloning import agreement, clone, uturn
+from erdpaper.speciation.cloning import Judge, Sampler, agreement, clone, uturn
 from erdpaper.speciation.collapse import (
     ExcessEntropy,
     collapse_time,
@@ -22,6 +22,7 @@ from erdpaper.speciation.covariance import (
     in_index,
     in_ou,
     in_time,
+    takeover_level,
     time_from_covariance,
 )
 from erdpaper.speciation.crossing import Crossing, crossing
@@ -33,6 +34,8 @@ __all__ = [
     "Crossing",
     "ExactAgreement",
     "ExcessEntropy",
+    "Judge",
+    "Sampler",
     "Speciation",
     "agreement",
     "clone",
@@ -47,6 +50,7 @@ __all__ = [
     "in_time",
     "pair_agreement",
     "separation",
+    "takeover_level",
     "time_from_covariance",
     "uturn",
 ]

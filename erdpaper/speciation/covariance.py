@@ -11,12 +11,17 @@ formula is the leading term for Lambda >> 1, where rescaling the data and moving
 factor is the same thing; at Lambda near 1 it is not, and at or below 1 there is no such time.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from erdpaper.schedules import Discrete, Schedule, ou_time
+
+# beyond these log-SNRs nothing is decided
+_FAR = 60.0
 
 
 class Speciation(NamedTuple):
@@ -47,6 +52,33 @@ def time_from_covariance(source: Tensor | float, labels: Tensor | None = None) -
             f"a speciation time needs a finite eigenvalue above 1, the noise's, got {value:.4g}"
         )
     return Speciation(value, -float(torch.tensor(value - 1, dtype=torch.float64).log()))
+
+
+def takeover_level(data: Tensor, labels: Tensor) -> float:
+    """The log-SNR up to which the denoiser of one of two classes turns a state of the other.
+
+    With both classes Gaussian of covariance W and means 2 m apart, a state of the first that is
+    continued by the denoiser of the second ends, on average, the share u^T R u of the way back to
+    the first along u = m / |m|, R = SNR W (1 + SNR W)^-1 what a state remembers within its class.
+    The level is where the share is 1/2; for W = s^2 I it is -log s^2, whatever m. data (N, ...) of
+    two classes, labels (N,); W is pooled over the two.
+    """
+    rows = _rows(data)
+    classes = labels.unique() if labels.shape == rows.shape[:1] else labels.new_zeros(0)
+    if len(classes) != 2:
+        raise ValueError("a takeover needs points (N, ...) of two classes and a label for each")
+    parts = [rows[labels == each] for each in classes]
+    means = [part.mean(0) for part in parts]
+    within = _covariance(torch.cat([p - m for p, m in zip(parts, means, strict=True)]))
+    variances, basis = torch.linalg.eigh(within)
+    shares = ((means[1] - means[0]) @ basis).square()
+    shares, variances = shares / shares.sum(), variances.clamp(min=0)
+
+    def above_half(logsnr: float) -> float:
+        remembered = math.exp(logsnr) * variances
+        return float((shares * remembered / (1 + remembered)).sum()) - 0.5
+
+    return float(brentq(above_half, -_FAR, _FAR))
 
 
 def _rows(data: Tensor) -> Tensor:
