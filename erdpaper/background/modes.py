@@ -8,6 +8,8 @@ from scipy import stats
 from torch import Tensor
 
 from erdpaper.posterior import GaussianMixture
+from erdpaper.sampling import Denoiser, Prediction
+from erdpaper.schedules import Schedule
 
 
 class Interval(NamedTuple):
@@ -77,3 +79,14 @@ def reach_light(law: GaussianMixture, x: Tensor) -> Tensor:
     scale = (-law.log_density(points, 1.0, 0.0)).softmax(0).cumsum(0)
     nearest = torch.searchsorted(grid, x.double().clamp(-half, half).contiguous())
     return scale[nearest.clamp(max=len(grid) - 1)]
+
+
+def by_score(law: GaussianMixture, schedule: Schedule) -> Denoiser:
+    """`sampling.exact` at half the cost: from the score alone, without posterior moments."""
+
+    def denoise(x: Tensor, t: float) -> Prediction:
+        alpha, sigma = schedule(t)
+        eps = -sigma * law.score(x, alpha, sigma)
+        return Prediction((x - sigma * eps) / alpha, eps)
+
+    return denoise
