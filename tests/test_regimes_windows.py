@@ -275,10 +275,10 @@ def test_levels_and_shares_are_read_off_the_classes() -> None:
 
 def test_an_interval_covers_the_share_as_often_as_it_says() -> None:
     """On 200 draws of 150 samples with known share, 95 % up to sampling error."""
-    random, rows, inside = np.random.default_rng(1), outcomes.bootstrap(150), 0
+    random, weights, inside = np.random.default_rng(1), outcomes.bootstrap(150), 0
     for _ in range(200):
         flags = (random.random(150) < 0.3).astype(float)
-        _, low, high = outcomes.interval(float(flags.mean()), flags[rows].mean(1))
+        _, low, high = outcomes.interval(float(flags.mean()), flags @ weights.T)
         inside += low <= 0.3 <= high
     assert 0.9 <= inside / 200 <= 0.99
 

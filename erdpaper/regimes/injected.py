@@ -77,10 +77,10 @@ class Injected:
         """Share of the adversary's class after it, over that of the adversary's own samples."""
         return float(self.at(end, self.adversary).mean()) / self.own[1]
 
-    def halfway_samples(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """`halfway` of every set of resampled samples, rows (R, N)."""
+    def halfways(self, weights: Flags) -> Flags:
+        """`halfway` of every resample, (R,), by the weights (R, N) of its samples."""
         flags = self.flags([self.result["untouched"], *self.result["nested"]], self.original)
-        curves = flags[:, rows].mean(2)  # (L + 1, R)
+        curves = flags @ weights.T  # (L + 1, R)
         levels = np.array([self.result["first"], *self.ends])
         return np.array([_crossing(levels, curve) for curve in curves.T])
 
@@ -90,8 +90,17 @@ class Injected:
         Half of those that have it untouched; with a 95 % bootstrap interval.
         """
         n = len(self.result["untouched"])
-        value = float(self.halfway_samples(np.arange(n)[None])[0])
-        return interval(value, self.halfway_samples(bootstrap(n)))
+        value = float(self.halfways(np.full((1, n), 1 / n))[0])
+        return interval(value, self.halfways(bootstrap(n)))
+
+    def later(self, other: "Injected") -> Interval:
+        """How much later, in log-SNR, the halfway level of another arm lies.
+
+        Samples are resampled together, because arms share their noise.
+        """
+        arms = (self, other)
+        ours, theirs = (arm.halfways(bootstrap(len(arm.result["untouched"]))) for arm in arms)
+        return interval(other.halfway().value - self.halfway().value, theirs - ours)
 
     def starts(self, length: float = 2.0) -> list[float]:
         """Log-SNR at which the sliding windows of a length begin, rising."""
@@ -117,12 +126,12 @@ class Injected:
         if not (after.any() and before.any()):
             raise ValueError(f"no sliding windows lie on both sides of the level {level:.2f}")
         gap = lost[after].mean(0) - lost[before].mean(0)
-        return interval(float(gap.mean()), gap[bootstrap(len(gap))].mean(1))
+        return interval(float(gap.mean()), gap @ bootstrap(len(gap)).T)
 
     def worst_less(self, edge: int) -> Interval:
         """That share at the worst sliding window less at the first (0) or the last (-1)."""
         lost = self.lost()
-        drawn = lost[:, bootstrap(lost.shape[1])].mean(2)  # (W, R)
+        drawn = lost @ bootstrap(lost.shape[1]).T  # (W, R)
         share = lost.mean(1)
         return interval(float(share.max() - share[edge]), drawn.max(0) - drawn[edge])
 
@@ -141,8 +150,8 @@ class Injected:
         """Change of the adversary's share from each nested window to the next longer, paired."""
         flags = np.stack([self.at(end, self.adversary) for end in ends])
         gaps = np.diff(flags, axis=0)
-        rows = bootstrap(flags.shape[1])
-        return [interval(float(gap.mean()), gap[rows].mean(1)) for gap in gaps]
+        weights = bootstrap(flags.shape[1])
+        return [interval(float(gap.mean()), gap @ weights.T) for gap in gaps]
 
 
 def _crossing(levels: NDArray[np.float64], share: NDArray[np.float64]) -> float:

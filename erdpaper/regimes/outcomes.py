@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from erdpaper.metrics import ClassAgreement, class_agreement
 from erdpaper.regimes.system import System
 
 _CYCLES = 4
@@ -82,9 +83,14 @@ def hybrids(judged: Judged, first: Judged, second: Judged) -> Tensor:
     return torch.stack([judged.top < SURE, (place - 0.5).abs() < 1 / 6]).double()
 
 
-def bootstrap(n: int, seed: int = 0) -> np.ndarray:
-    """Indices (R, n) of resampled samples, the same on every call."""
-    return np.random.default_rng(seed).integers(0, n, (_RESAMPLES, n))
+@cache
+def bootstrap(n: int) -> np.ndarray:
+    """Weights (R, n) of n samples in each of R resamples, rows of sum 1, the same on every call.
+
+    The means of values (..., n) over the resamples are values @ bootstrap(n).T.
+    """
+    rows = np.random.default_rng(0).integers(0, n, (_RESAMPLES, n))
+    return np.stack([np.bincount(row, minlength=n) for row in rows]) / n
 
 
 def interval(value: float, resampled: np.ndarray) -> Interval:
@@ -144,10 +150,16 @@ def _generator() -> torch.Generator:
 
 
 def _mean(values: np.ndarray) -> Interval:
-    return interval(float(values.mean()), values[bootstrap(len(values))].mean(1))
+    return interval(float(values.mean()), values @ bootstrap(len(values)).T)
+
+
+def wilson(flags: np.ndarray) -> ClassAgreement:
+    """The share of flags (N,), 0 or 1, that are set, with its 95 % Wilson interval."""
+    set_or_not = torch.tensor(np.stack([flags, 1 - flags], 1))
+    return class_agreement(set_or_not, torch.zeros(len(flags), dtype=torch.int64))
 
 
 def resampled(values: np.ndarray, measure: Callable[[np.ndarray], np.ndarray | float]) -> Interval:
     """The interval of a measure of means (...,) over samples, values (..., N)."""
-    found = [float(measure(values[..., rows].mean(-1))) for rows in bootstrap(values.shape[-1])]
-    return interval(float(measure(values.mean(-1))), np.array(found))
+    means = np.moveaxis(values @ bootstrap(values.shape[-1]).T, -1, 0)  # (R, ...)
+    return interval(float(measure(values.mean(-1))), np.array([float(measure(m)) for m in means]))

@@ -47,16 +47,21 @@ def time_of_thesis(timestep: float, schedule: Schedule) -> float:
     return 0.0 if timestep == 0 else float(schedule.time(THESIS.logsnr(timestep / 1000)))
 
 
-def timestep_of(logsnr: float) -> float:
-    """Stable Diffusion's timestep 0..1000 at a log-SNR; 1000 where that is noisier than any."""
-    if logsnr <= float(THESIS.logsnr(1.0)):
+def log_snr(timestep: float, schedule: Schedule = THESIS) -> float:
+    """Log-SNR at a timestep: Stable Diffusion's, or at t = timestep / 1000 of another schedule."""
+    return float(schedule.logsnr(timestep / 1000))
+
+
+def timestep_of(logsnr: float, schedule: Schedule = THESIS) -> float:
+    """The timestep 0..1000 at a log-SNR, see `log_snr`; 1000 where that is noisier than any."""
+    if logsnr <= float(schedule.logsnr(1.0)):
         return 1000.0
-    return 1000 * float(THESIS.time(torch.tensor(logsnr, dtype=torch.float64)))
+    return 1000 * float(schedule.time(torch.tensor(logsnr, dtype=torch.float64)))
 
 
 def lower_ends(schedule: Schedule = THESIS) -> list[float]:
-    """Log-SNR at T_lower = 800, 600, 400, 200: or at t = T / 1000 of another schedule."""
-    return [float(schedule.logsnr(T / 1000)) for T in LOWER]
+    """Log-SNR at T_lower = 800, 600, 400 and 200, see `log_snr`."""
+    return [log_snr(T, schedule) for T in LOWER]
 
 
 def ordered(pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
