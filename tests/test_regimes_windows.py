@@ -18,7 +18,13 @@ from erdpaper.images.measure import Features
 from erdpaper.interventions.injection import injection
 from erdpaper.interventions.window import Window
 from erdpaper.posterior import Gaussian
-from erdpaper.regimes import injection_effects, injection_runs, outcomes, windows
+from erdpaper.regimes import (
+    injection_effects,
+    injection_runs,
+    injection_values,
+    outcomes,
+    windows,
+)
 from erdpaper.regimes.course import Course, even_grid
 from erdpaper.regimes.injected import WHOLE, Injected, decoded, encoded
 from erdpaper.regimes.injection_arm import Arm, Runs, class_of, course
@@ -130,6 +136,9 @@ def test_the_switch_of_two_gaussians_is_where_it_is_known_to_be(sampler: str) ->
     result = found.common() | injection_runs.nested(found, ends)[0]
     snr = 1 / (3 * STD**2) if sampler == "ddim" else 1 / STD**2
     read = Injected(result)
+    level = injection_values.gaussian_level(found.system, 0, 1, sampler)
+    # from 400 samples of each class
+    assert level == pytest.approx(math.log(snr), abs=0.2)
     assert read.own == (1.0, 1.0)
     assert read.halfway().value == pytest.approx(math.log(snr), abs=0.13)
     assert read.taken(WHOLE) == 1 and read.recovered(-0.5) == 1

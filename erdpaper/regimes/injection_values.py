@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from scipy.optimize import brentq
 
 from erdpaper.metrics import ClassAgreement
 from erdpaper.regimes import outcomes, windows
 from erdpaper.regimes.injected import Flags, Injected, decoded
 from erdpaper.regimes.outcomes import Interval
+from erdpaper.regimes.system import System
 from erdpaper.schedules import Cosine
 
 # the case that reads a timestep as a fraction of our schedule
@@ -70,6 +73,26 @@ def larger(
     best = {name: kept if kept[0][name] >= taken[0][name] else taken for name in kept[0]}
     found, spread = ({name: two[k][name] for name, two in best.items()} for k in (0, 1))
     return found, spread
+
+
+def gaussian_level(system: System, original: int, adversary: int, sampler: str) -> float:
+    """The halfway level if the class asked for were a Gaussian of its mean and covariance.
+
+    After injection up to (alpha, sigma) a class of covariance V has its mean at m_c + F^k (m_q -
+    m_c), F^2 = V (V + r I)^-1 with r = sigma^2 / alpha^2; the exponent k is 1 for the
+    flow, which keeps the number of standard deviations, and 2 for the ancestral chain, by the tower
+    rule. The level is that at which this lies half the way along m_q - m_c.
+    """
+    x, other = (system.data("train", k)[0].flatten(1).double() for k in (original, adversary))
+    variances, basis = torch.linalg.eigh(torch.cov(x.T))
+    shares = (basis.T @ (other.mean(0) - x.mean(0))).square()
+    weights, lengths = (shares / shares.sum()).numpy(), variances.clamp(min=0).numpy()
+    power = 0.5 if sampler == "ddim" else 1.0
+
+    def beyond(logsnr: float) -> float:
+        return float(weights @ (lengths / (lengths + math.exp(-logsnr))) ** power) - 0.5
+
+    return float(brentq(beyond, -20.0, 20.0))
 
 
 def strength_and_duration(strong: Injected, weak: Injected, lengths: Injected) -> dict[str, float]:
