@@ -15,7 +15,7 @@ from erdpaper.posterior import GaussianMixture
 from erdpaper.sampling import Denoiser, Prediction
 from erdpaper.schedules import Schedule
 
-_REACH, _NODES = 8.0, 2001
+_REACH, _NODES = 8.0, 1001
 
 
 def middles(n: int) -> Tensor:
@@ -58,7 +58,7 @@ def wasserstein(samples: Tensor, law: GaussianMixture, alpha: float, sigma: floa
 
 
 def tabulated(denoise: Denoiser, schedule: Schedule) -> Denoiser:
-    """The same denoiser, linear in x between 2,001 points on [-8, 8], for many samples.
+    """The same denoiser, linear in x between 1,001 points on [-8, 8], for many samples.
 
     Samples beyond are answered as at the ends. The last table is kept, for solvers that come back.
     """
