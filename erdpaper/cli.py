@@ -221,3 +221,22 @@ def kernels(jobs: int, out: Path | None) -> None:
     data = _data_dir()
     work, folder = data.parent / "runs" / networks.NAME, out or data / "results" / networks.NAME
     spectra.collect(work, folder, jobs)
+
+
+@main.command()
+@_jobs
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the results, one folder a chapter [default: data/results].",
+)
+def regimes(jobs: int, out: Path | None) -> None:
+    """Measure what notebooks 10 to 13 keep; an interrupted command goes on where it was."""
+    from erdpaper.datasets import DatasetError
+    from erdpaper.regimes import command
+
+    data = _data_dir()
+    try:
+        command.everything(data.parent / "runs", out or data / "results", jobs)
+    except DatasetError as error:
+        raise _Refusal(str(error)) from error
