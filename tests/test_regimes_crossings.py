@@ -223,3 +223,17 @@ def test_every_task_has_a_file_of_its_own() -> None:
     made = crossings.tasks(Path("work"))
     assert len({path.name for path in made}) == len(made)
     assert sum("clones" in path.name for path in made) == len(crossings.PROBLEMS)
+
+
+def test_agreement_within_labels_counts_pairs() -> None:
+    system = toy(torch.tensor([[1.0], [-1.0]]), 1.0, 150)
+    x, labels = system.data("test", None)
+    seen = system.seen(x).logits.argmax(1)
+    pairs = [
+        float(seen[i] == seen[j]) for i in range(len(x)) for j in range(i) if labels[i] == labels[j]
+    ]
+    found = decided.agreement_within_labels(system)
+    assert found == pytest.approx(sum(pairs) / len(pairs))
+    # a judge that is right with probability Phi(1)
+    right = NormalDist().cdf(1.0)
+    assert found == pytest.approx(right**2 + (1 - right) ** 2, abs=0.06)

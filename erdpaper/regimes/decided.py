@@ -245,3 +245,19 @@ def apart(found: Crossing, kept: Crossing) -> float:
     return abs(found.estimate - kept.estimate) / (
         1.5 * math.hypot(found.half_width, kept.half_width)
     )
+
+
+def agreement_within_labels(system: System, n: int = 1_000) -> float:
+    """Share of pairs of test images with one label that the judge gives one class.
+
+    The most that clones of a conditional sampler can reach before anything but the label is known.
+    """
+    x, labels = system.data("test", None)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]
+    classes = len(system.classes)
+    counts = torch.bincount(
+        labels[order] * classes + judged(system, x[order]), minlength=classes**2
+    )
+    table = counts.reshape(classes, classes).double()
+    total = table.sum(1)
+    return float((table * (table - 1)).sum() / (total * (total - 1)).sum())
