@@ -6,9 +6,12 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from erdpaper.regimes.endpoint_arms import TIMESTEPS
 from erdpaper.regimes.system import System
 from erdpaper.sampling import Endpoint
+from erdpaper.schedules import StableDiffusion
+
+# timesteps far enough apart for a small panel
+_MARKED = (1000, 600, 200)
 
 
 def strip(ax: Axes, images: Tensor, rows: Sequence[str], columns: Sequence[str]) -> None:
@@ -46,6 +49,7 @@ def at_timesteps(ax: Axes, low: float, high: float) -> None:
     """Limit a log-SNR axis, noise at left, and mark Stable Diffusion's timesteps above it."""
     ax.set_xlim(low, high)
     upper = ax.secondary_xaxis("top")
-    shown = {k: level for k, level in TIMESTEPS.items() if low <= level <= high}
-    upper.set_xticks(list(shown.values()), [str(k) for k in shown])
+    table = StableDiffusion()
+    places = [float(table.logsnr(k / table.T)) for k in _MARKED]
+    upper.set_xticks(places, [str(k) for k in _MARKED])
     upper.tick_params(labelsize=8, colors="#555555")

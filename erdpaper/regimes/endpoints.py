@@ -3,7 +3,7 @@
 An estimate is compared with its goal: the end of its trajectory, or in controlled diffusion the
 clean image. With sums over samples, and over the modes of a band of frequencies or all pixels,
 
-    unsettled = sum |x0hat - goal|^2 / sum |goal - mean|^2,    explained = 1 - unsettled,
+    unsettled = sum (x0hat - goal)^2 / sum (goal - mean)^2,    explained = 1 - unsettled,
 
 the mean being that of the goals of a sample's group: its class, or all. An estimate that knows no
 more than the group has 1. A band settles at the log-SNR from which on less than half is unsettled.
