@@ -4,10 +4,11 @@ A (k_A, D) holds orthonormal principal directions a_i of a source class, lam (k_
 along them, B (k_B, D) orthonormal principal directions of a target class. With p_i = B^T B a_i, the
 projection of a_i on the span of B, the thesis makes Delta (D,) in three ways:
 
-    weighted_sum   std raw / |raw|,  raw = sum_i |p_i| p_i,  std^2 = sum_i |p_i|^2 lam_i     (1)
+    weighted_sum   std raw / ||raw||, raw = sum_i ||p_i|| p_i, std^2 = sum_i ||p_i||^2 lam_i (1)
     dominant       v_1, or s_1 v_1, of the SVD p = U S V^T                                   (2)
-    disentangled   sum_{j <= m} w_j v_j, w_j = s_j / |(s_1 .. s_m)|, of the SVD of the p_i,
-                   or of the residuals a_i - p_i                                             (3)
+    disentangled   sum_{j <= m} w_j v_j, w_j = s_j / ||(s_1 .. s_m)||, of the same SVD       (3)
+
+and (3) also with the residuals a_i - p_i in place of the p_i.
 
 The factor k that the thesis puts before (1) and (2) is left to the caller; that the weights of (3)
 have a sum of squares of 1 is this module's reading of "normalised", so that (3) with m = 1 is (2).
@@ -69,7 +70,7 @@ def projections(source: Tensor, target: Tensor) -> Tensor:
 def weighted_sum(
     source: Tensor, variances: Tensor, target: Tensor, orientation: Orientation
 ) -> Tensor:
-    """(1): std raw / |raw| (D,), in the unit of the data; the signs are those of the p_i."""
+    """(1): std raw / ||raw|| (D,), in the unit of the data; the signs are those of the p_i."""
     found = projections(source, target)
     if variances.shape != source.shape[:1] or not bool((variances >= 0).all()):
         raise ValueError(f"variances must be {len(source)} numbers of at least 0, one a direction")

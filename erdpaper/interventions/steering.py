@@ -2,14 +2,14 @@
 
 Before every call of the denoiser at a time t in a window
 
-    z <- z + s Delta alpha(t),    s = s* / N,    N the number of calls in the window.
+    z <- z + s Delta alpha(t),    s = s_0 / N,    N the number of calls in the window.
 
-The thesis says that s = s* / N makes the strength independent of the window, because the s add up
-to s*. What is added is s Delta alpha(t), and its sizes add up to the total push
+The thesis says that s = s_0 / N makes the strength independent of the window, because the s add up
+to s_0, its s star. What is added is s Delta alpha(t), and its sizes add up to the total push
 
-    P = sum s |Delta| alpha(t) = s* |Delta| mean(alpha over the window),
+    P = sum s ||Delta|| alpha(t) = s_0 ||Delta|| mean(alpha over the window),
 
-which is small for a window at high noise and nearly s* |Delta| for one at low noise. Vectors and
+which is small for a window at high noise and nearly s_0 ||Delta|| for one at low noise. Vectors and
 windows are compared at one P (`at_push`); what becomes of equal pushes still differs by level, as
 `gaussian_response` gives it in closed form.
 
@@ -35,7 +35,7 @@ def calls_by_formula(window: Window, steps: int) -> int:
     """N = floor(L / (1000 / steps)), L = 1000 (high - low) [T 3.4.4]; compare `Window.steps`.
 
     It counts a grid of equal steps that has one of the two edges, and is 0 for a window shorter
-    than a step, where s* / N does not exist: ValueError.
+    than a step, where s_0 / N does not exist: ValueError.
     """
     found = math.floor((window.high - window.low) * steps + _ROUNDING)
     if found < 1:
@@ -50,7 +50,7 @@ def total_push(
     window: Window | None = None,
     strength: float = 1.0,
 ) -> float:
-    """P = s* |Delta| mean of alpha over the calls in the window, in the unit of the state."""
+    """P = s_0 ||Delta|| mean of alpha over the calls in the window, in the unit of the state."""
     span = window or Window()
     span.steps(times)
     levels = noise_levels(schedule, check_times(times)[:-1])
@@ -61,7 +61,7 @@ def total_push(
 def at_push(
     delta: Tensor, push: float, schedule: Schedule, times: Times, window: Window | None = None
 ) -> Tensor:
-    """Delta scaled so that its total push over a window of a grid is `push` >= 0, at s* = 1."""
+    """Delta scaled so that its total push over a window of a grid is `push` >= 0, at s_0 = 1."""
     now = total_push(delta, schedule, times, window)
     if not 0 < now < math.inf:
         raise ValueError("a vector of length 0, or one that is not finite, has no direction")
@@ -73,7 +73,7 @@ def at_push(
 class Steering:
     """The hook `on_state` for one grid of times: z + s Delta alpha(t) in the window.
 
-    delta has the shape of one state (*shape); strength is s*. The grid must be the one that the
+    delta has the shape of one state; strength is s_0. The grid must be the one that the
     sampler walks: any other time raises ValueError, as does a second call at one level, which
     `heun` makes at its trial points. One hook serves any number of runs.
     """
@@ -93,7 +93,7 @@ class Steering:
         self._delta, self._first, self._last = delta, levels[0].t, math.nan
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
-        """The state x (N, *shape) after the push at time t."""
+        """The state x (N, ...) after the push at time t."""
         if t not in self._factor:
             raise ValueError(f"steering was made for another grid: t = {t} is none of its times")
         # at the first time a new run begins

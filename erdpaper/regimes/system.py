@@ -27,7 +27,7 @@ Label = Tensor | int | None
 
 @dataclass(frozen=True)
 class System:
-    """States x are (N, *shape); images are what `decode` makes of them.
+    """States x have shape (N, ...); images are what `decode` makes of them.
 
     classes: names, in the order of the labels.
     denoiser(label, scale): the denoiser of one class for all samples, of (N,) classes, or without
@@ -50,7 +50,7 @@ class System:
         return self.look(self.decode(x))
 
     def start(self, n: int, seed: int = 0) -> Tensor:
-        """Standard normal noise (n, *shape); sample i depends on the seed and i alone."""
+        """Standard normal noise (n, ...); sample i depends on the seed and i alone."""
         seeds = range(seed * _SEEDS_APART, seed * _SEEDS_APART + n)
         return sampling.noise.per_sample(seeds, self.shape)
 

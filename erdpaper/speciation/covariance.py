@@ -1,8 +1,8 @@
 """The speciation time from the covariance of the data, and its conversions.
 
-For two Gaussians N(+-m, s^2 I) with |m| large, the drift of the reverse process stops pulling
+For two Gaussians N(+-m, s^2 I) with ||m|| large, the drift of the reverse process stops pulling
 towards the middle, and starts pushing to one side, where alpha^2 Lambda = 1 on a path that
-preserves variance, with Lambda = |m|^2 + s^2 the top eigenvalue of Cov(x_0) = m m^T + s^2 I. As
+preserves variance, with Lambda = ||m||^2 + s^2 the top eigenvalue of Cov(x_0) = m m^T + s^2 I. As
 only alpha / sigma matters, it is SNR_S = 1 / (Lambda - 1) on any path, and t_S = 1/2 log Lambda in
 Ornstein-Uhlenbeck time.
 
@@ -38,7 +38,7 @@ def time_from_covariance(source: Tensor | float, labels: Tensor | None = None) -
     Lambda is the top eigenvalue of the covariance. With labels (N,) it is instead the variance of
     the data along the top eigenvector of the covariance of the class means, classes weighted by
     their share: what separates the classes, and the spread within them in the same direction. For
-    the symmetric pair of Gaussians both are |m|^2 + s^2. A pair of classes is the rows of the two.
+    the symmetric pair of Gaussians both are ||m||^2 + s^2. A pair of classes: the rows of the two.
     Raises ValueError unless Lambda > 1.
     """
     if not isinstance(source, Tensor) or source.ndim == 0:
@@ -59,7 +59,7 @@ def takeover_level(data: Tensor, labels: Tensor) -> float:
 
     With both classes Gaussian of covariance W and means 2 m apart, a state of the first that is
     continued by the denoiser of the second ends, on average, the share u^T R u of the way back to
-    the first along u = m / |m|, R = SNR W (1 + SNR W)^-1 what a state remembers within its class.
+    the first along u = m / ||m||, R = SNR W (1 + SNR W)^-1 what a state remembers within its class.
     The level is where the share is 1/2; for W = s^2 I it is -log s^2, whatever m. data (N, ...) of
     two classes, labels (N,); W is pooled over the two.
     """

@@ -1,12 +1,12 @@
 """Two Gaussians in closed form: how often two posterior draws of one noisy state are of a class.
 
 x_0 ~ N(+-m, s^2 I) with equal weights. Along m, x_t is one of two Gaussians whose means lie
-2 delta of their standard deviations apart, delta^2 = SNR |m|^2 / (1 + SNR s^2), and
+2 delta of their standard deviations apart, delta^2 = SNR ||m||^2 / (1 + SNR s^2), and
 p = P(first | x_t) = sigmoid(2 delta y) with y ~ N(+-delta, 1). Hence in any dimension
 
     phi = E[p^2 + (1 - p)^2].
 
-At t_S delta^2 tends to 1 for |m| -> infinity, where phi = 0.7752.
+At t_S delta^2 tends to 1 for ||m|| -> infinity, where phi = 0.7752.
 """
 
 import math
@@ -19,7 +19,7 @@ _FAR = 12.0
 
 
 def separation(logsnr: float, half_distance: float, std: float = 1.0) -> float:
-    """delta of N(+-m, std^2 I) at a log-SNR, |m| the half distance between the means."""
+    """delta of N(+-m, std^2 I) at a log-SNR, ||m|| the half distance between the means."""
     snr = math.exp(logsnr)
     return half_distance * math.sqrt(snr / (1 + snr * std**2))
 

@@ -11,7 +11,7 @@ class Radial(NamedTuple):
     """Power of N images on R rings of spatial frequency, float64.
 
     frequency: 0, 1, ..., R - 1, cycles per image side, (R,); a mode belongs to the nearest ring.
-    power: |F|^2 / H^2 averaged over the modes of a ring and the channels, (N, R).
+    power: ``|F|^2 / H^2`` averaged over the modes of a ring and the channels, (N, R).
     modes: how many modes a ring has, (R,); rings above H / 2 lack the modes beyond the corners.
 
     sum(modes * power) is the sum of squares over pixels, averaged over channels (Parseval).
