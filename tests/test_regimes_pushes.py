@@ -296,6 +296,7 @@ def test_half_rise_is_that_of_a_logistic_curve() -> None:
 
 
 def kept(tmp_path: Path, shares: dict[str, float]) -> push_curves.Kept:
+    tmp_path.mkdir(exist_ok=True)
     base = {"setting": "ddpm", "pair": "p"}
     lines = [{**base, "kind": "untouched", "radius": 2.0, "points": [UNTOUCHED]}]
     for vector in pushes.random_vectors():
@@ -318,6 +319,9 @@ def test_kept_runs_are_compared_with_random_vectors_and_each_other(tmp_path: Pat
     assert own == pytest.approx(0.5 + 0.4 * 0.25, abs=2e-3)
     assert found.p_value("p", Vector("shared")) == pytest.approx(3 / 21)
     assert found.p_value("p", Vector("SVD")) == 1
+    # 120 of 200 samples, by a fraction of a sample more than a random vector
+    level = kept(tmp_path / "level", {"isotropic 3": 0.599})
+    assert level.p_value("p", Vector("shared")) == pytest.approx(2 / 21)
     assert found.corruption("p", Vector("shared")) == pytest.approx((1 + 2) / 2)
     assert found.radius("p") == 2
     # SVD gets 0.2 far, at 1.5 times the distance; shared is there at 0.8 of its first step

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from erdpaper import datasets
 from erdpaper.regimes.push_runs import Vector
-from erdpaper.regimes.pushes import BASE, COMMAND, NAME, random_vectors
+from erdpaper.regimes.pushes import BASE, COMMAND, NAME, SETTINGS, random_vectors
 from erdpaper.tasks import read_kept
 
 Floats = NDArray[np.float64]
@@ -96,10 +96,16 @@ class Kept(NamedTuple):
         return float(self.lines[BASE, pair, "untouched", 0]["radius"])
 
     def p_value(self, pair: str, vector: Vector) -> float:
-        """(1 + random vectors that give the target as much) / (1 + random vectors)."""
-        own = self.curve(pair, vector).best_share().share
-        others = [self.curve(pair, v).best_share().share for v in random_vectors()]
-        return (1 + sum(other >= own for other in others)) / (1 + len(others))
+        """(1 + random vectors that give the target as much) / (1 + random vectors).
+
+        Best shares are compared in whole samples, so that a fraction of one is no more than none.
+        """
+        own = self._best_count(pair, vector)
+        as_much = sum(self._best_count(pair, other) >= own for other in random_vectors())
+        return (1 + as_much) / (1 + len(random_vectors()))
+
+    def _best_count(self, pair: str, vector: Vector) -> int:
+        return round(self.curve(pair, vector).best_share().share * SETTINGS[BASE].samples)
 
     def corruption(self, pair: str, vector: Vector) -> float:
         """Mean realism over the pushes, without the untouched samples."""
