@@ -267,19 +267,19 @@ def test_levels_and_shares_are_read_off_the_classes() -> None:
     assert found.halfway().low < -1 < found.halfway().high
     assert found.recovered(-1.9) == 6 / 8 and found.taken(0.1) == (3 / 8) / (7 / 8)
     assert found.taken(WHOLE) == 1
-    # lost: 0, 2, 4, 1, 0 of 8; before -1: windows that end by -1 and begin from -5
-    assert found.after_less_before().value == pytest.approx((1 - 2) / 8)
+    # lost: 0, 2, 4, 1, 0 of 8; windows that begin at -5 to -3, and at -1 to 1, nine of each
+    assert found.lost_at(np.array([-5.0, -4.0, -1.5])).mean(1).tolist() == [1 / 8, 2 / 8, 3.25 / 8]
+    later = [2.5, 2.125, 1.75, 1.375, 1, 0.875, 0.75, 0.625, 0.5]
+    assert found.after_less_before().value == pytest.approx((sum(later) / 9 - 2) / 8)
     assert found.worst_less(0).value == found.worst_less(-1).value == 4 / 8
-    assert found.least_recovered(before=-2.0) == 6 / 8
-    assert found.least_recovered(after=-1.0) == 7 / 8
+    assert found.least_recovered(-2.0, after=False) == pytest.approx(6 / 8)
+    assert found.least_recovered(-1.0, after=True) == pytest.approx(5.5 / 8)
     up = found.steps_up([-4.0, -2.0, 0.0, 2.0, WHOLE])
     assert [step.value for step in up] == [1 / 8, 2 / 8, 4 / 8, 0]
     never = arm_result(["0000"] * 5, slid, [-6.0])
     assert never.halfway().value == WHOLE
-    with pytest.raises(ValueError, match="no sliding windows lie on both sides"):
-        arm_result(nested, ["00000000"], [-6.0]).after_less_before()
-    with pytest.raises(ValueError, match="no sliding window ends before"):
-        found.least_recovered(before=-8.0)
+    with pytest.raises(ValueError, match="sliding windows begin from -6 to 2 in log-SNR"):
+        found.least_recovered(-6.0, after=False)
 
 
 def test_an_interval_covers_the_share_as_often_as_it_says() -> None:

@@ -114,18 +114,21 @@ class Injected:
         """Which samples are not of the class asked for after these windows, (W, N)."""
         return 1 - self.sliding(self.original, length)
 
-    def after_less_before(self, reach: float = 4.0) -> Interval:
+    def lost_at(self, starts: Flags) -> Flags:
+        """`lost` for windows of two units that begin anywhere, linear between those run, (K, N)."""
+        run = np.array(self.starts())
+        if starts.min() < run[0] or starts.max() > run[-1]:
+            raise ValueError(f"sliding windows begin from {run[0]:g} to {run[-1]:g} in log-SNR")
+        shares = [np.interp(starts, run, one) for one in np.eye(len(run))]
+        return np.stack(shares, 1) @ self.lost()
+
+    def after_less_before(self) -> Interval:
         """Share of samples that lose their class, windows after the halfway level less before it.
 
-        The mean over windows of two units that lie entirely on one side and within `reach` of it.
+        The mean over windows of two units that lie within four units after, or before, the level.
         """
-        level, lost = self.halfway().value, self.lost()
-        starts = np.array(self.starts())
-        after = (starts >= level) & (starts + 2 <= level + reach)
-        before = (starts + 2 <= level) & (starts >= level - reach)
-        if not (after.any() and before.any()):
-            raise ValueError(f"no sliding windows lie on both sides of the level {level:.2f}")
-        gap = lost[after].mean(0) - lost[before].mean(0)
+        level, within = self.halfway().value, np.linspace(0, 2, 9)
+        gap = (self.lost_at(level + within) - self.lost_at(level - 4 + within)).mean(0)
         return interval(float(gap.mean()), gap @ bootstrap(len(gap)).T)
 
     def worst_less(self, edge: int) -> Interval:
@@ -135,16 +138,14 @@ class Injected:
         share = lost.mean(1)
         return interval(float(share.max() - share[edge]), drawn.max(0) - drawn[edge])
 
-    def least_recovered(self, before: float = -np.inf, after: float = np.inf) -> float:
-        """Smallest share of the class asked for, over untouched, among sliding windows.
+    def least_recovered(self, level: float, after: bool) -> float:
+        """Smallest share of the class asked for, over untouched, among windows of two units.
 
-        Of those that end at or before a log-SNR or begin at or after another.
+        Of those that begin at or after a log-SNR, or of those that end at or before it.
         """
-        starts = np.array(self.starts())
-        among = (starts + 2 <= before) | (starts >= after)
-        if not among.any():
-            raise ValueError("no sliding window ends before or begins after these levels")
-        return float(self.sliding(self.original)[among].mean(1).min()) / self.own[0]
+        starts, edge = np.array(self.starts()), level if after else level - 2
+        among = starts[starts >= edge] if after else starts[starts <= edge]
+        return float(1 - self.lost_at(np.append(among, edge)).mean(1).max()) / self.own[0]
 
     def steps_up(self, ends: list[float]) -> list[Interval]:
         """Change of the adversary's share from each nested window to the next longer, paired."""
