@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from erdpaper.datasets import DatasetError
-from erdpaper.regimes import contraction_kept, contraction_runs, diversity, shortcut_runs
+from erdpaper.regimes import contraction_kept, contraction_runs, diversity, shortcut, shortcut_runs
 from erdpaper.regimes.contraction_kept import Kept
 
 
@@ -112,13 +112,13 @@ def test_starts_are_collected_alike(tmp_path: Path) -> None:
     kept = shortcut_runs.load(out)
     # every comparison of the chapter finds its runs
     for start, counts in (
-        (shortcut_runs.STATISTICS, shortcut_runs.CALLS),
-        (shortcut_runs.NOISE, (*shortcut_runs.CALLS, shortcut_runs.LONG)),
-        (shortcut_runs.JUMP, shortcut_runs.FEW),
-        *((kind, (20,)) for kind in shortcut_runs.OTHERS),
+        (shortcut.STATISTICS, shortcut_runs.CALLS),
+        (shortcut.NOISE, (*shortcut_runs.CALLS, shortcut_runs.LONG)),
+        (shortcut.JUMP, shortcut_runs.FEW),
+        *((kind, (20,)) for kind in shortcut.OTHERS),
     ):
         for n in counts:
             assert kept.values("fd", start, n) == [1, 2, 3, 4, 5, 6]
     for offset in shortcut_runs.OFFSETS:
-        assert len(kept.values("fd", shortcut_runs.STATISTICS, 20, offset)) == 6
+        assert len(kept.values("fd", shortcut.STATISTICS, 20, offset)) == 6
     assert kept.saved().mean == pytest.approx(1)
