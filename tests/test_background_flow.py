@@ -212,11 +212,13 @@ def test_the_saddle_and_the_exact_share() -> None:
     assert modes.light_share(overlapping) == pytest.approx(sampled, abs=0.005)
 
 
-def test_the_denoiser_by_score_is_the_exact_one() -> None:
-    x = draws(PLANE, VP, 0.3, 20)
-    pair = (modes.by_score(PLANE, VP)(x, 0.3), sampling.exact(PLANE, VP)(x, 0.3))
-    for ours, theirs in zip(*pair, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+def test_the_quick_denoiser_of_two_modes_is_the_exact_one() -> None:
+    law = modes.two_modes(1.3, 0.4, light=0.3)
+    for t in (0.1, 0.5, 0.9):
+        x = draws(law, VP, t, 20)
+        pair = (modes.denoiser(law, VP)(x, t), sampling.exact(law, VP)(x, t))
+        for ours, theirs in zip(*pair, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_where_chains_go_first() -> None:
@@ -225,7 +227,7 @@ def test_where_chains_go_first() -> None:
     schedule = schedules.GVP()
     g = torch.Generator().manual_seed(0)
     start = torch.zeros(1_500, 2, dtype=F64)
-    x = sampling.langevin(modes.by_score(law, schedule), start, schedule, 0.02, 500, 0.01, g)
+    x = sampling.langevin(modes.denoiser(law, schedule), start, schedule, 0.02, 500, 0.01, g)
     found = float((x[:, 0] > 0).double().mean())
     expected = float(modes.reach_light(law, torch.zeros(1)))
     assert found == pytest.approx(expected, abs=0.05)

@@ -81,12 +81,22 @@ def reach_light(law: GaussianMixture, x: Tensor) -> Tensor:
     return scale[nearest.clamp(max=len(grid) - 1)]
 
 
-def by_score(law: GaussianMixture, schedule: Schedule) -> Denoiser:
-    """`sampling.exact` at half the cost: from the score alone, without posterior moments."""
+def denoiser(law: GaussianMixture, schedule: Schedule) -> Denoiser:
+    """`sampling.exact` of two modes with one std, in few operations, for many chains.
+
+    Which mode x_t belongs to is then a logistic function of one projection of x_t.
+    """
+    (first, second), std = law.means, float(law.stds[0])
+    apart, centre = second - first, (first + second) / 2
+    prior = float(law.weights[1].log() - law.weights[0].log())
 
     def denoise(x: Tensor, t: float) -> Prediction:
-        alpha, sigma = schedule(t)
-        eps = -sigma * law.score(x, alpha, sigma)
-        return Prediction((x - sigma * eps) / alpha, eps)
+        alpha, sigma = (float(c) for c in schedule(t))
+        tau2 = (alpha * std) ** 2 + sigma**2
+        along = alpha / tau2 * apart
+        second_share = torch.sigmoid((x @ along).add_(prior - alpha * float(centre @ along)))
+        mean = torch.addcmul(first, second_share[:, None], apart)
+        eps = torch.sub(x, mean, alpha=alpha).mul_(sigma / tau2)
+        return Prediction(torch.sub(x, eps, alpha=sigma) / alpha, eps)
 
     return denoise
