@@ -55,6 +55,13 @@ def test_clones_and_uturns_find_the_level_of_theory(way: Callable[..., decided.C
     assert found.half_width < 0.7
 
 
+def test_continuations_share_no_noise_with_the_states_they_start_from() -> None:
+    """With one stream for both, clones of this pair would agree 0.03 too often."""
+    problem = Problem("pair", "toy", None, (-6.0, -5.0), 8_000)
+    expected = speciation.pair_agreement(speciation.separation(-6.0, 4.0))
+    assert float(decided.clones(two(), problem).mean[0]) == pytest.approx(expected, abs=0.017)
+
+
 def test_exact_posterior_of_the_data_finds_the_same_level() -> None:
     curves = decided.exact(two(train=1_000), Problem("pair", "toy", None, LEVELS, 600))
     low, high = (curve.crossing for curve in curves)
@@ -180,7 +187,9 @@ def test_what_is_collected_is_read_back(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(crossings, "PROBLEMS", {problem.name: problem})
     monkeypatch.setattr(crossings, "_COPIES", {"network": 10, "exact": 10})
     monkeypatch.setattr(crossings, "_RETURNS", 20)
-    monkeypatch.setattr(decided, "STEPS", 12)
+    monkeypatch.setattr(crossings, "CONTROL", (-3.0, 0.0))
+    monkeypatch.setattr(crossings, "_INJECTED", 20)
+    monkeypatch.setattr(decided, "INJECTED", (-3.0, 0.0))
     monkeypatch.setattr(crossings, "fill", _in_turn)
     crossings.collect(tmp_path / "work", tmp_path / "out", 1)
     kept = crossings.load(tmp_path / "out")

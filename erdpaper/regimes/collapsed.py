@@ -16,7 +16,10 @@ from erdpaper.metrics import nearest_distances
 from erdpaper.posterior import Empirical
 from erdpaper.regimes.decided import STEPS
 from erdpaper.regimes.system import System
+from erdpaper.training.stream import generator_for
 
+# a stream of random numbers of its own
+_NOISE = 4
 # k = sigma / alpha at which sampling starts
 _FIRST = 80.0
 
@@ -39,7 +42,7 @@ def copies(system: System, denoise: sampling.Denoiser, n: int, seed: int = 0) ->
     A copy: the nearest training state is less than a third as far as the second nearest.
     """
     times = sampling.times.karras(system.schedule, STEPS, sigma_max=_FIRST)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for(seed, _NOISE)
     x = sampling.ddpm(denoise, system.start(n, seed), system.schedule, times, generator)
     data = system.data("train", None)[0].flatten(1)
     first, second = _two_nearest(x.flatten(1), data).unbind(1)
@@ -68,7 +71,7 @@ def returns(system: System, levels: Tensor, n: int, seed: int = 0) -> Returns:
     The end counts as a return if no training state is nearer to it than the state at the beginning.
     """
     free, data = system.denoiser(None, 1.0), system.data("train", None)[0].flatten(1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for(seed, _NOISE)
     starts = []
     for split in ("train", "test"):
         x, _ = system.data(split, None)

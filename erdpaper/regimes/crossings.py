@@ -49,10 +49,10 @@ WAYS: dict[str, Callable[..., Curve]] = {
 _INJECTED = 120
 # training images that the collapse is looked for with, and levels around it
 _POINTS = 400
-_AROUND = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+_AROUND = (-1.0, 0.0, 1.0, 2.0, 3.0)
 _COLLAPSE_LEVELS = torch.linspace(-4, 4, 17, dtype=torch.float64)
 _COPIES = {"network": 500, "exact": 200}
-_RETURNS = 400
+_RETURNS = 800
 
 
 def _row(problem: Problem, way: str, curve: Curve) -> dict[str, Any]:

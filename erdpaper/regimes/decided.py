@@ -20,6 +20,7 @@ from torch import Tensor
 from erdpaper import sampling, speciation
 from erdpaper.regimes.system import System
 from erdpaper.speciation import Crossing
+from erdpaper.training.stream import generator_for
 
 # log-SNR where sampling starts, k = sigma / alpha = 90, and steps for each unit from there
 START = -9.0
@@ -27,17 +28,23 @@ PACE = 8
 # steps of a continuation
 STEPS = 24
 _TRIES = 6
+# streams of random numbers: states on their way, continuations, and which images and labels
+_WAY, _BACK, _CHOICE = 1, 2, 3
 INJECTED = tuple(float(level) for level in range(-7, 6))
 
 
 class Problem(NamedTuple):
-    """What is to be decided.  classes: two of the system's, or None for all; n: states a level."""
+    """What is to be decided.
+
+    classes: two of the system's, or None for all; n: states a level; steps: of a continuation.
+    """
 
     name: str
     space: str
     classes: tuple[int, int] | None
     levels: tuple[float, ...]
     n: int
+    steps: int = STEPS
 
 
 class Curve(NamedTuple):
@@ -83,7 +90,7 @@ def states(
     system: System, denoise: sampling.Denoiser, levels: Tensor, n: int, seed: int
 ) -> Iterator[tuple[float, Tensor]]:
     """Each of the rising levels and n ancestral trajectories from noise there, (n, ...)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for(seed, _WAY)
     x, here = system.start(n, seed), max(START, float(system.schedule.logsnr(1.0)))
     for level in levels.tolist():
         steps = max(1, round(PACE * (level - here)))
@@ -107,14 +114,16 @@ def _threshold(system: System, problem: Problem) -> float:
 
 
 class _Reverse:
-    """Continuations from a level, all by one generator."""
+    """Continuations from a level, all by one generator, which no state at a level has seen."""
 
-    def __init__(self, system: System, among: tuple[int, int] | None, seed: int) -> None:
-        self.system, self.among = system, among
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(
+        self, system: System, problem: Problem, among: tuple[int, int] | None, seed: int
+    ) -> None:
+        self.system, self.among, self.steps = system, among, problem.steps
+        self.generator = generator_for(seed, _BACK)
 
     def _options(self) -> dict[str, Any]:
-        return {"steps": STEPS, "among": self.among, "tries": _TRIES}
+        return {"steps": self.steps, "among": self.among, "tries": _TRIES}
 
     def _judge(self, x: Tensor) -> Tensor:
         return judged(self.system, x)
@@ -170,7 +179,10 @@ def _cloned(
     seed: int,
     sampler: speciation.Sampler = sampling.ddpm,
 ) -> Curve:
-    levels, reverse = reached(system, problem.levels), _Reverse(system, problem.classes, seed)
+    levels, reverse = (
+        reached(system, problem.levels),
+        _Reverse(system, problem, problem.classes, seed),
+    )
     values = [
         speciation.agreement(reverse.clones(then, x_t, level, sampler))
         for level, x_t in states(system, first, levels, problem.n, seed)
@@ -180,7 +192,10 @@ def _cloned(
 
 def uturns(system: System, problem: Problem, seed: int = 0) -> Curve:
     """Share of test images that keep their class when they are noised and sampled back."""
-    levels, reverse = reached(system, problem.levels), _Reverse(system, problem.classes, seed)
+    levels, reverse = (
+        reached(system, problem.levels),
+        _Reverse(system, problem, problem.classes, seed),
+    )
     x0, free = _unseen(system, problem, seed), system.denoiser(None, 1.0)
     values = [speciation.agreement(reverse.uturns(free, x0, level)) for level in levels.tolist()]
     return Curve(levels, torch.stack(values), _threshold(system, problem))
@@ -190,7 +205,7 @@ def _unseen(system: System, problem: Problem, seed: int) -> Tensor:
     """n test images, the classes in turn, which the classifier takes for one of the problem's."""
     classes = _classes(system, problem)
     each = -(-problem.n // len(classes))
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for(seed, _CHOICE)
     found = []
     for label in classes:
         x, _ = system.data("test", label)
@@ -203,7 +218,7 @@ def _unseen(system: System, problem: Problem, seed: int) -> Tensor:
 
 def injected(system: System, problem: Problem, seed: int = 0) -> Curve:
     """Minus the share of samples that become another class when it takes over at a level."""
-    levels, reverse = reached(system, INJECTED), _Reverse(system, None, seed)
+    levels, reverse = reached(system, INJECTED), _Reverse(system, problem, None, seed)
     own, other = exchanged(system, problem, seed)
     before, after = system.denoiser(own, 1.0), system.denoiser(other, 1.0)
     values = [
@@ -217,7 +232,7 @@ def exchanged(system: System, problem: Problem, seed: int) -> tuple[Tensor, Tens
     """Labels (n,) and, for each, one of the problem's other classes at random."""
     classes = torch.tensor(_classes(system, problem))
     own = torch.arange(problem.n) % len(classes)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for(seed, _CHOICE)
     step = torch.randint(1, len(classes), (problem.n,), generator=generator)
     return classes[own], classes[(own + step) % len(classes)]
 
@@ -234,7 +249,7 @@ def exact(system: System, problem: Problem, seed: int = 0) -> tuple[Curve, Curve
     """Agreement by the exact posterior of the training data, with and without the own image."""
     x, numbers = of_data(system, problem)
     levels = reached(system, problem.levels)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for(seed, _CHOICE)
     found = speciation.exact(x, numbers, levels, problem.n, generator)
     threshold = _threshold(system, problem)
     return (Curve(levels, found.own_in, threshold), Curve(levels, found.own_out, threshold))
@@ -253,7 +268,7 @@ def agreement_within_labels(system: System, n: int = 1_000) -> float:
     The most that clones of a conditional sampler can reach before anything but the label is known.
     """
     x, labels = system.data("test", None)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]
+    order = torch.randperm(len(x), generator=generator_for(0, _CHOICE))[:n]
     classes = len(system.classes)
     counts = torch.bincount(
         labels[order] * classes + judged(system, x[order]), minlength=classes**2
