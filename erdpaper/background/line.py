@@ -63,13 +63,15 @@ def tabulated(denoise: Denoiser, schedule: Schedule) -> Denoiser:
     Samples beyond are answered as at the ends. The last table is kept, for solvers that come back.
     """
     grid = torch.linspace(-_REACH, _REACH, _NODES, dtype=torch.float64)
-    known: dict[float, np.ndarray] = {}
+    known: dict[float, Tensor] = {}
 
     def looked_up(x: Tensor, t: float) -> Prediction:
         if t not in known:
             known.clear()
-            known[t] = denoise(grid[:, None], t).eps[:, 0].numpy()
-        eps = torch.from_numpy(np.interp(x[:, 0].numpy(), grid.numpy(), known[t]))[:, None]
+            known[t] = denoise(grid[:, None], t).eps[:, 0]
+        place = ((x + _REACH) * ((_NODES - 1) / (2 * _REACH))).clamp(0, _NODES - 1)
+        left = place.long().clamp(max=_NODES - 2)
+        eps = torch.lerp(known[t][left], known[t][left + 1], place - left)
         alpha, sigma = schedule(t)
         return Prediction((x - sigma * eps) / alpha, eps)
 
