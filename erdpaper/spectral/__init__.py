@@ -6,8 +6,8 @@ With l_1 >= l_2 >= ... the eigenvalues of their covariance (divisor N - 1) [T 3.
     R_k = (l_1 + ... + l_k) / (l_1 + l_2 + ...),        k_share = the smallest k with R_k >= share.
 
 Images (N, C, H, H) have the power ``|F|^2 / H^2`` at each frequency of their Fourier transform F,
-so that white noise of variance s^2 has the power s^2 everywhere, and x_t has alpha^2 S + sigma^2 where
-x_0 has S.
+so that white noise of variance s^2 has the power s^2 everywhere, and x_t has alpha^2 S + sigma^2
+where x_0 has S.
 """
 
 from erdpaper.spectral.frequencies import Radial, radial_power, slope
