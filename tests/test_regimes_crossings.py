@@ -141,6 +141,11 @@ def test_denoisers_of_a_law_are_those_of_its_components() -> None:
         system.denoiser(0, 2.0)
 
 
+def test_fewer_test_states_than_asked_for_are_refused() -> None:
+    with pytest.raises(ValueError, match="400 test states are asked for, but only 100"):
+        decided.uturns(two(train=50), Problem("pair", "toy", None, LEVELS, 400))
+
+
 # collapse
 
 

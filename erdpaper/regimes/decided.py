@@ -213,7 +213,10 @@ def _unseen(system: System, problem: Problem, seed: int) -> Tensor:
         x = x[torch.randperm(len(x), generator=generator)[: each + each // 3 + 20]]
         inside = torch.isin(judged(system, x), torch.tensor(classes))
         found.append(x[inside][:each])
-    return torch.cat(found)[: problem.n]
+    x0 = torch.cat(found)[: problem.n]
+    if len(x0) < problem.n:
+        raise ValueError(f"{problem.n} test states are asked for, but only {len(x0)} fit {classes}")
+    return x0
 
 
 def injected(system: System, problem: Problem, seed: int = 0) -> Curve:
