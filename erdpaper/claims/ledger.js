@@ -22,6 +22,8 @@
   const select = (label, options) => {
     const box = document.createElement("label");
     const list = document.createElement("select");
+    // the label's own text would include the options
+    list.setAttribute("aria-label", label);
     for (const [value, text] of options) list.add(new Option(text, value));
     box.append(label, list);
     return [box, list];
@@ -36,6 +38,7 @@
     const search = document.createElement("input");
     search.type = "search";
     search.placeholder = "any words";
+    search.setAttribute("aria-label", "Search");
     const words = document.createElement("label");
     words.append("Search", search);
     const [verdictBox, verdict] = select("Verdict", named(VERDICTS));
