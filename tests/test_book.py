@@ -166,14 +166,14 @@ def test_ledger_is_filtered_and_sorted_in_the_page(visit: Visit) -> None:
     assert {badge[2:] for badge in badges} == {"does not hold"}
     page.get_by_label("Document", exact=True).select_option("Paper")
     assert all(t.startswith("Paper") for t in shown.locator("strong:first-child").all_inner_texts())
-    page.get_by_label("Search", exact=True).fill("recoverable signal")
+    page.get_by_label("Words", exact=True).fill("recoverable signal")
     assert shown.count() <= len(badges)
-    page.get_by_label("Search", exact=True).fill("no claim has these words")
+    page.get_by_label("Words", exact=True).fill("no claim has these words")
     assert shown.count() == 0
     assert page.locator(".ledger-filter output").inner_text() == f"0 of {total} rows"
     for name in ("Verdict", "Document"):
         page.get_by_label(name, exact=True).select_option("")
-    page.get_by_label("Search", exact=True).fill("")
+    page.get_by_label("Words", exact=True).fill("")
     page.get_by_label("Order", exact=True).select_option("chapter")
     chapters = [text.split(".")[0] for text in shown.locator("code").all_inner_texts()]
     assert len(chapters) == total and chapters == sorted(chapters)

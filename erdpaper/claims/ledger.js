@@ -37,10 +37,10 @@
 
     const search = document.createElement("input");
     search.type = "search";
-    search.placeholder = "any words";
-    search.setAttribute("aria-label", "Search");
+    search.placeholder = "any";
+    search.setAttribute("aria-label", "Words");
     const words = document.createElement("label");
-    words.append("Search", search);
+    words.append("Words", search);
     const [verdictBox, verdict] = select("Verdict", named(VERDICTS));
     const [documentBox, source] = select("Document", named(DOCUMENTS));
     const [chapterBox, chapter] = select("Chapter", named(chapters));
