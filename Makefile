@@ -13,6 +13,8 @@ HTML := _build/html
 
 # One thread per process: two processes share two cores.
 export OMP_NUM_THREADS ?= 1
+# transformers would say on every import that torchvision, which nothing here needs, is missing
+export TRANSFORMERS_VERBOSITY ?= error
 
 book: notebooks html
 

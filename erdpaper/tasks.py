@@ -4,6 +4,7 @@ What is kept of it has a card, and a reader who misses a file is told the comman
 """
 
 import json
+import math
 import multiprocessing
 import platform
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -58,6 +60,23 @@ def write_card(folder: Path, command: str, unit: str, **facts: Any) -> None:
         "date": datetime.now(UTC).date().isoformat(),
     }
     write_atomically(folder / "card.json", json.dumps(card, indent=1) + "\n")
+
+
+def rounded(value: Any) -> Any:
+    """Six significant digits of a number, an array, or all that lists and dictionaries hold.
+
+    Texts, whole numbers and None stay. Strict JSON has no infinity: what is not finite becomes
+    None.
+    """
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        return rounded(value.tolist())
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def missing(path: Path | str, command: str) -> DatasetError:

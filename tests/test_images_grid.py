@@ -250,14 +250,14 @@ def test_both_architectures_are_trained_with_and_without_erd() -> None:
     ],
 )
 def test_numbers_are_rounded_to_six_digits(value: Any, expected: Any) -> None:
-    assert grid.rounded(value) == expected
+    assert tasks.rounded(value) == expected
 
 
 @given(st.floats(-1e200, 1e200))
 def test_rounding_is_close_and_done_once(value: float) -> None:
-    found = grid.rounded(value)
+    found = tasks.rounded(value)
     assert found == pytest.approx(value, rel=5.1e-6, abs=1e-300)
-    assert grid.rounded(found) == found
+    assert tasks.rounded(found) == found
 
 
 def test_a_training_is_measured_as_it_stands(small: pytest.MonkeyPatch) -> None:
@@ -285,12 +285,12 @@ def test_a_training_is_measured_as_it_stands(small: pytest.MonkeyPatch) -> None:
     # the moving average, and not what it follows
     assert not torch.equal(state["first.weight"], alone.model.state_dict()["first.weight"])
     part = round(grid.CHECKPOINTS[-2] * 10)
-    assert found["loss"] == grid.rounded(sum(losses[part:]) / (10 - part))
+    assert found["loss"] == tasks.rounded(sum(losses[part:]) / (10 - part))
     assert list(found["curve"]) == [str(round(share * 10)) for share in grid.CHECKPOINTS]
     summary = measure.summary(network, "v", 40)
-    assert found["final"] == grid.rounded(summary)
-    assert found["errors"] == grid.rounded(measure.errors(network, "v").tolist())
-    assert found["train_errors"] == grid.rounded(measure.errors(network, "v", "train").tolist())
+    assert found["final"] == tasks.rounded(summary)
+    assert found["errors"] == tasks.rounded(measure.errors(network, "v").tolist())
+    assert found["train_errors"] == tasks.rounded(measure.errors(network, "v", "train").tolist())
     assert found["errors"] != found["train_errors"]
     assert found["ways"].keys() == grid.WAYS.keys()
     # other starting noise, and the same samples by more steps, are other numbers
@@ -310,7 +310,7 @@ def test_a_point_of_the_curve_is_a_shorter_look_at_the_average(small: pytest.Mon
     list(run.run(step))
     assert run.average is not None
     expected = measure.summary(run.average.module.eval(), "v", grid.CURVE_SAMPLES)["fd"]
-    assert found["curve"][str(step)] == grid.rounded(expected)
+    assert found["curve"][str(step)] == tasks.rounded(expected)
 
 
 def test_a_training_of_the_sweep_is_looked_at_once(small: pytest.MonkeyPatch) -> None:

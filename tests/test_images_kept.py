@@ -3,7 +3,7 @@ import math
 import pytest
 
 from erdpaper.images import grid, kept
-from erdpaper.images.kept import Kept, Result, difference
+from erdpaper.images.kept import Kept, Result
 from erdpaper.images.spec import Cell
 
 
@@ -85,13 +85,3 @@ def test_the_ladder_has_a_rung_for_each_trick_with_all_seeds() -> None:
         ("erd", 0.95, "cosine"),
     ]
     assert all([r.cell.seed for r in rung] == list(grid.JUDGED_SEEDS) for rung in rungs)
-
-
-def test_paired_differences_have_the_t_interval_of_scipy() -> None:
-    first, second = [1.0, 2.0, 4.0], [0.5, 1.0, 3.5]
-    mean, half = difference(first, second)
-    # gaps 0.5, 1, 0.5: mean 2/3, standard deviation sqrt(1/12), t(2) at 97.5 % 4.302653
-    assert mean == pytest.approx(2 / 3)
-    assert half == pytest.approx(4.302653 * math.sqrt(1 / 12) / math.sqrt(3), rel=1e-6)
-    with pytest.raises(ValueError, match="2 or more pairs"):
-        difference([1.0], [2.0])

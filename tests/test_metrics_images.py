@@ -23,6 +23,7 @@ from erdpaper.metrics import (
     manifold,
     nearest_distances,
     precision_recall,
+    share,
 )
 
 F64 = torch.float64
@@ -444,6 +445,7 @@ BAD = [
     (lambda: class_agreement(ONE, LABELS[:2]), r"3 whole numbers, one for each sample, got \(2,\)"),
     (lambda: class_agreement(ONE, LABELS / 2), "whole numbers.* torch.float32"),
     (lambda: class_agreement(ONE, LABELS + 1), r"labels must lie in 0\.\.1"),
+    (lambda: share(LABELS), r"flags must be \(N,\) booleans, got torch.int64 \(3,\)"),
     (lambda: class_balance(ONE[:0]), r"N and K at least 1, got \(0, 2\)"),
     (lambda: class_balance(ONE, torch.ones(3)), "reference must be 2 shares or counts"),
     (lambda: class_balance(ONE, torch.zeros(2)), "not all 0"),

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 
 from erdpaper import metrics, sampling
@@ -186,13 +185,6 @@ def test_saved_calls_are_read_between_the_numbers_tried(monkeypatch: pytest.Monk
 def test_calls_beyond_the_numbers_tried_count_as_the_last_or_the_first() -> None:
     assert shortcut_runs.calls_to((5, 10), (4.0, 3.0), 2.0) == 10
     assert shortcut_runs.calls_to((5, 10), (4.0, 3.0), 5.0) == 5
-
-
-def test_a_paired_difference_has_the_interval_of_a_paired_test() -> None:
-    a, b = [1.0, 2.5, 3.0, 4.2], [0.5, 2.0, 3.1, 3.0]
-    mean, half = shortcut_runs.difference(a, b)
-    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert (mean - half, mean + half) == pytest.approx((expected.low, expected.high))
 
 
 def test_every_piece_is_measured_into_a_file_of_its_own(tmp_path: Path) -> None:

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from erdpaper.claims import entries
-from erdpaper.claims.entries import Claim, UniqueKeys
+from erdpaper.claims.entries import Claim
 
 DOCUMENTS = ("paper", "thesis")
 KINDS = ("equation", "statement", "figure", "table")
@@ -73,12 +71,7 @@ def load(data_dir: Path, chapters: Collection[str]) -> list[Item]:
     for a gap in a document's numbering; ClaimError if claims.yml is not valid.
     """
     path = data_dir / "coverage.yml"
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
-    except FileNotFoundError:
-        raise CoverageError(f"{path} is missing; it lists the documents' items") from None
-    except yaml.YAMLError as error:
-        raise CoverageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = entries.read_yaml(path, "it lists the documents' items", CoverageError)
     if not isinstance(content, dict) or not isinstance(content.get("planned"), list):
         raise CoverageError(f"{path} must be a mapping with a list `planned`")
     known = _Known(chapters, content.pop("planned"), entries.load(data_dir))

@@ -66,18 +66,23 @@ class Claim:
         return f"{DOCUMENTS[self.document]}, {self.number}"
 
 
+def read_yaml(path: Path, what: str, error: type[ValueError]) -> Any:
+    """The content of a file of ours; an error is one sentence, which says what a missing one is."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise error(f"{path} is missing; {what}") from None
+    except yaml.YAMLError as found:
+        raise error(f"{path} is not valid YAML: {' '.join(str(found).split())}") from None
+
+
 def load(data_dir: Path) -> dict[str, Claim]:
     """Read and validate `claims.yml` of a data folder; id -> Claim in the file's order.
 
     Raises ClaimError, one sentence naming the entry, for a file or entry that is not valid.
     """
     path = data_dir / "claims.yml"
-    try:
-        entries = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
-    except FileNotFoundError:
-        raise ClaimError(f"{path} is missing; it states the claims") from None
-    except yaml.YAMLError as error:
-        raise ClaimError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    entries = read_yaml(path, "it states the claims", ClaimError)
     if not isinstance(entries, list):
         raise ClaimError(f"{path} must be a list of claims")
     claims: dict[str, Claim] = {}
@@ -93,7 +98,7 @@ def load(data_dir: Path) -> dict[str, Claim]:
     return claims
 
 
-class UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(yaml.SafeLoader):
     """PyYAML lets a repeated key silently win; here it is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

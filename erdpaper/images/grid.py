@@ -5,7 +5,6 @@ repeated skips what is there. When all are there they are collected in data/resu
 """
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -22,7 +21,7 @@ from erdpaper.images.measure import Sampling
 from erdpaper.images.spec import Cell
 from erdpaper.images.weighting import MEASURED, NAMES
 from erdpaper.posterior import Empirical, RecoverableSignal, enclose
-from erdpaper.tasks import fill, write_card
+from erdpaper.tasks import fill, rounded, write_card
 from erdpaper.training import TrainingError
 from erdpaper.training.stream import generator_for
 
@@ -197,17 +196,6 @@ def _nearest(network: nn.Module, target: str) -> list[float]:
     z = Sampling().draw(network, target, 500, measure.balanced(500)).flatten(1)
     distances = [metrics.nearest_distances(x, train) for x in (z, test[:500].flatten(1))]
     return [float(d.median()) for d in distances]
-
-
-def rounded(value: Any) -> Any:
-    """Six significant digits of all numbers in lists and dictionaries; not finite is None."""
-    if isinstance(value, dict):
-        return {name: rounded(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 def run(cells: Sequence[Cell], folder: Path, jobs: int, label: str) -> list[dict[str, Any]]:

@@ -1,20 +1,16 @@
 """The kept trainings of notebook 07, read back, and the comparisons that are made between them."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
 from erdpaper import datasets
+from erdpaper.comparisons import Ratio, paired_ratio
 from erdpaper.images import grid
 from erdpaper.images.spec import Cell
 from erdpaper.tasks import read_kept
-from erdpaper.toys.kept import Ratio, paired_ratio
 
 # a run that never gets where another ends counts as this many times its length
 NEVER = 2.0
@@ -120,12 +116,3 @@ def _load(folder: Path) -> Kept:
     runs, card = read_kept(folder, grid.COMMAND)
     results = [Result(Cell.from_dict(run), run) for run in runs]
     return Kept({result.cell.key: result for result in results}, card)
-
-
-def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """The mean of paired differences and the half-width of its 95 % t-interval."""
-    gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    if len(gaps) < 2:
-        raise ValueError(f"a paired difference needs 2 or more pairs, got {len(gaps)}")
-    quantile = stats.t.ppf(0.975, len(gaps) - 1)
-    return float(gaps.mean()), float(quantile * gaps.std(ddof=1) / math.sqrt(len(gaps)))

@@ -6,7 +6,13 @@ features (N, d) in a classifier: `frechet_distance` between `Moments`, `kernel_d
 `class_balance`. All sums are kept in float64, whatever the dtype of the samples.
 """
 
-from erdpaper.metrics.classes import ClassAgreement, ClassBalance, class_agreement, class_balance
+from erdpaper.metrics.classes import (
+    ClassAgreement,
+    ClassBalance,
+    class_agreement,
+    class_balance,
+    share,
+)
 from erdpaper.metrics.frechet import frechet_distance, frechet_of
 from erdpaper.metrics.kernel import KernelSpread, kernel_distance, kernel_distance_spread
 from erdpaper.metrics.manifold import PrecisionRecall, nearest_distances, precision_recall
@@ -30,5 +36,6 @@ __all__ = [
     "modes",
     "nearest_distances",
     "precision_recall",
+    "share",
     "sliced_wasserstein",
 ]

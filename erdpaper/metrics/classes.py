@@ -44,8 +44,15 @@ def class_agreement(logits: Tensor, labels: Tensor) -> ClassAgreement:
         raise ValueError(f"labels must be {N} whole numbers, one for each sample, got {found}")
     if bool(((labels < 0) | (labels >= K)).any()):
         raise ValueError(f"labels must lie in 0..{K - 1}")
-    share = float((logits.argmax(1) == labels.to(logits.device)).double().mean())
-    return ClassAgreement(share, _lowest(share, N), 1 - _lowest(1 - share, N))
+    return share(logits.argmax(1) == labels.to(logits.device))
+
+
+def share(flags: Tensor) -> ClassAgreement:
+    """The share of flags (N,), boolean, that are set, with its interval as in `class_agreement`."""
+    if flags.dtype != torch.bool or flags.ndim != 1 or not len(flags):
+        raise ValueError(f"flags must be (N,) booleans, got {flags.dtype} {tuple(flags.shape)}")
+    found, N = float(flags.double().mean()), len(flags)
+    return ClassAgreement(found, _lowest(found, N), 1 - _lowest(1 - found, N))
 
 
 def _lowest(share: float, N: int) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erdpaper.metrics import ClassAgreement, class_agreement
+from erdpaper.metrics import ClassAgreement, share
 from erdpaper.regimes.system import System
 
 _CYCLES = 4
@@ -155,8 +155,7 @@ def _mean(values: np.ndarray) -> Interval:
 
 def wilson(flags: np.ndarray) -> ClassAgreement:
     """The share of flags (N,), 0 or 1, that are set, with its 95 % Wilson interval."""
-    set_or_not = torch.tensor(np.stack([flags, 1 - flags], 1))
-    return class_agreement(set_or_not, torch.zeros(len(flags), dtype=torch.int64))
+    return share(torch.from_numpy(flags == 1))
 
 
 def resampled(values: np.ndarray, measure: Callable[[np.ndarray], np.ndarray | float]) -> Interval:

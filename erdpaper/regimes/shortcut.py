@@ -23,6 +23,7 @@ from erdpaper import metrics, sampling
 from erdpaper.posterior import Gaussian
 from erdpaper.regimes.system import System
 from erdpaper.speciation import time_from_covariance
+from erdpaper.tasks import rounded
 from erdpaper.training.stream import generator_for
 
 STATISTICS, NOISE, JUMP = "class statistics", "pure noise", "jump"
@@ -132,4 +133,4 @@ def quality(system: System, x: Tensor, labels: Tensor, truth: Reference) -> dict
         "recall": near.recall,
         "agreement": metrics.class_agreement(seen.logits, labels).share,
     }
-    return {name: float(f"{value:.6g}") for name, value in found.items()}
+    return {name: rounded(value) for name, value in found.items()}

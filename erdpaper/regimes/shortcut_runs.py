@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from erdpaper import datasets
+from erdpaper.comparisons import Ratio, paired_ratio
 from erdpaper.files import write_atomically
 from erdpaper.images.measure import balanced
 from erdpaper.regimes.shortcut import (
@@ -26,7 +26,6 @@ from erdpaper.regimes.shortcut import (
 )
 from erdpaper.regimes.system import fashion
 from erdpaper.tasks import fill, read_kept, write_card
-from erdpaper.toys.kept import Ratio, paired_ratio
 
 NAME = "11_pca_speciation/shortcut"
 COMMAND = "erdpaper regimes"
@@ -150,13 +149,6 @@ def calls_to(calls: Sequence[int], distances: Sequence[float], wanted: float) ->
     k = int(below[0])
     share = logs[k - 1] / (logs[k - 1] - logs[k])
     return float(calls[k - 1] * (calls[k] / calls[k - 1]) ** share)
-
-
-def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """The mean of paired differences and the half-width of its 95 % t-interval."""
-    gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    quantile = stats.t.ppf(0.975, len(gaps) - 1)
-    return float(gaps.mean()), float(quantile * gaps.std(ddof=1) / np.sqrt(len(gaps)))
 
 
 @cache

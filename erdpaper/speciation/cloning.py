@@ -61,13 +61,18 @@ def clone(
     these classes, by any denoiser that treats its samples alike; NONE (-1) where none of the tries
     ended there.
     """
-    classes = _wanted(among, tries)
-    times = _times(schedule, t, steps)
-
-    def ends(x: Tensor) -> Tensor:
-        return judge(sampler(denoise, x, schedule, times, generator))
-
-    return torch.stack([_restricted(ends, x_t, classes, tries) for _ in range(2)])
+    ends = _continuation(
+        denoise,
+        t,
+        schedule,
+        judge,
+        generator,
+        steps=steps,
+        among=among,
+        tries=tries,
+        sampler=sampler,
+    )
+    return torch.stack([ends(x_t) for _ in range(2)])
 
 
 def uturn(
@@ -87,15 +92,20 @@ def uturn(
 
     The judge names both, so that its errors at no noise do not count. Otherwise as `clone`.
     """
-    classes = _wanted(among, tries)
-    times = _times(schedule, t, steps)
+    ends = _continuation(
+        denoise,
+        t,
+        schedule,
+        judge,
+        generator,
+        steps=steps,
+        among=among,
+        tries=tries,
+        sampler=sampler,
+    )
     alpha, sigma = (float(part) for part in schedule(t))
     x_t = alpha * x0 + sigma * normal(tuple(x0.shape), x0, generator)
-
-    def ends(x: Tensor) -> Tensor:
-        return judge(sampler(denoise, x, schedule, times, generator))
-
-    return torch.stack([judge(x0), _restricted(ends, x_t, classes, tries)])
+    return torch.stack([judge(x0), ends(x_t)])
 
 
 def agreement(classes: Tensor) -> Tensor:
@@ -104,6 +114,27 @@ def agreement(classes: Tensor) -> Tensor:
         raise ValueError(f"classes must be two rows (2, N), got {tuple(classes.shape)}")
     same = (classes[0] == classes[1]).double()
     return same.masked_fill((classes == NONE).any(0), float("nan"))
+
+
+def _continuation(
+    denoise: Denoiser,
+    t: float,
+    schedule: Schedule,
+    judge: Judge,
+    generator: torch.Generator | None,
+    *,
+    steps: int,
+    among: Collection[int] | None,
+    tries: int,
+    sampler: Sampler,
+) -> Judge:
+    """From states at t to the classes that they end in; the arguments are checked here."""
+    classes, times = _wanted(among, tries), _times(schedule, t, steps)
+
+    def ends(x: Tensor) -> Tensor:
+        return judge(sampler(denoise, x, schedule, times, generator))
+
+    return lambda x: _restricted(ends, x, classes, tries)
 
 
 def _wanted(among: Collection[int] | None, tries: int) -> Tensor | None:

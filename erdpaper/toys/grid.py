@@ -6,18 +6,14 @@ the same. When all are there they are collected in data/results/06_gmm_toys.
 """
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from erdpaper.files import write_atomically
-from erdpaper.tasks import fill, write_card
+from erdpaper.tasks import fill, rounded, write_card
 from erdpaper.toys import measure
 from erdpaper.toys.spec import SCHEDULES, Toy, midpoints
 from erdpaper.training import Decay, averaged, train
@@ -115,22 +111,6 @@ def compute(toy: Toy) -> dict[str, Any]:
         quality = measure.sample_quality(network, toy.target, toy.schedule)
         kept["samples"] = quality._asdict()
     return toy.as_dict() | {name: rounded(value) for name, value in kept.items()}
-
-
-def rounded(value: Any) -> Any:
-    """Six significant digits of a number, an array, or all that lists and dictionaries hold.
-
-    Texts and whole numbers stay; strict JSON has no infinity, so what is not finite becomes None.
-    """
-    if isinstance(value, str | int):
-        return value
-    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
-        return rounded(value.tolist())
-    if isinstance(value, dict):
-        return {name: rounded(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def run(toys: Sequence[Toy], folder: Path, jobs: int, label: str) -> list[dict[str, Any]]:

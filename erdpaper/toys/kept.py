@@ -1,16 +1,13 @@
-"""The kept results of the grid, read back, and what may be said of them."""
+"""The kept results of the grid, read back."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from erdpaper import datasets, targets
@@ -102,51 +99,6 @@ def load(folder: Path | None = None) -> Kept:
 def _load(folder: Path) -> Kept:
     runs, card = read_kept(folder, "erdpaper toys")
     return Kept(tuple(Result(Toy.from_dict(run), run) for run in runs), card)
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """exp of the mean logarithm."""
-    return math.exp(fmean(map(math.log, values)))
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A geometric mean of paired ratios with its 95 % t-interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def paired_ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
-    """The ratio of two equally long series that are paired, for instance by seed."""
-    if len(above) != len(below) or len(above) < 2:
-        raise ValueError(f"a paired ratio needs 2 or more pairs, got {len(above)}, {len(below)}")
-    logs = np.log(above) - np.log(below)
-    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
-    return Ratio(*(float(math.exp(logs.mean() + z)) for z in (0, -half, half)))
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two vectors."""
-    return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)
-
-
-def outside(
-    value: float, kept: Sequence[float], peers: Sequence[Sequence[float]], level: float = 0.99
-) -> float:
-    """How far a new value is from kept ones: 1 is the edge of their prediction interval.
-
-    All on a logarithmic scale: the distance from the kept mean over the half-width of the
-    t-interval that holds one more draw with probability `level`. The standard deviation is pooled
-    over `peers`, groups that are taken to vary alike, each about its own mean.
-    """
-    logs = np.log(kept)
-    deviations = np.concatenate([np.log(group) - np.log(group).mean() for group in peers])
-    freedom = len(deviations) - len(peers)
-    std = math.sqrt(float(deviations @ deviations) / freedom)
-    half = stats.t.ppf((1 + level) / 2, freedom) * std * math.sqrt(1 + 1 / len(logs))
-    return float(abs(math.log(value) - logs.mean()) / half)
 
 
 def piecewise(

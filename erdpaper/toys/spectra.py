@@ -18,9 +18,8 @@ from torch import Tensor
 from erdpaper import ntk
 from erdpaper.files import write_atomically
 from erdpaper.models.mlp import MLP
-from erdpaper.tasks import fill, write_card
+from erdpaper.tasks import fill, rounded, write_card
 from erdpaper.toys import clusters, kernels, networks
-from erdpaper.toys.grid import rounded
 from erdpaper.toys.points import FEATURE_POINTS, POINTS, TIMES, Cloud, cloud
 from erdpaper.toys.spec import Toy
 

@@ -13,9 +13,8 @@ import numpy as np
 
 from erdpaper import datasets
 from erdpaper.files import write_atomically
-from erdpaper.tasks import Task, fill, missing, write_card
+from erdpaper.tasks import Task, fill, missing, rounded, write_card
 from erdpaper.toys import conditions, networks, runs
-from erdpaper.toys.grid import rounded
 from erdpaper.toys.runs import Run
 from erdpaper.toys.spec import Toy
 

@@ -1,0 +1,24 @@
+"""What the commands share: a refusal in one sentence, the data folder, options of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+class Refusal(click.ClickException):
+    """A wrong request: one sentence on stderr, exit status 2."""
+
+    exit_code = 2
+
+
+def data_dir() -> Path:
+    """The data folder, or a refusal that says how to name it."""
+    from erdpaper import datasets
+    from erdpaper.datasets import DatasetError
+
+    try:
+        return datasets.data_dir()
+    except DatasetError as error:
+        raise Refusal(str(error)) from error

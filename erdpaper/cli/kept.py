@@ -1,0 +1,116 @@
+"""Commands that compute what the notebooks keep, each going on where it was interrupted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from erdpaper.cli.base import Refusal, data_dir
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_jobs = click.option(
+    "--jobs",
+    default=os.cpu_count() or 1,
+    show_default="one a core",
+    type=click.IntRange(min=1),
+    help="Pieces at a time, one thread each.",
+)
+
+
+def _out(name: str) -> Callable[[F], F]:
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        help=f"Folder for the results [default: data/results/{name}].",
+    )
+
+
+@click.command()
+@_jobs
+@_out("06_gmm_toys")
+def toys(jobs: int, out: Path | None) -> None:
+    """Train the toy networks that notebook 06 keeps; an interrupted run goes on where it was."""
+    from erdpaper.toys import grid
+
+    data = data_dir()
+    grid.everything(data.parent / "runs" / grid.NAME, out or data / "results" / grid.NAME, jobs)
+
+
+@click.command()
+def models() -> None:
+    """Train the networks of data/fashion-models; an interrupted command goes on where it was."""
+    from erdpaper.datasets import DatasetError
+    from erdpaper.images import keep
+    from erdpaper.training import TrainingError
+
+    try:
+        keep.everything(data_dir().parent / "runs" / "train")
+    except (DatasetError, TrainingError) as error:
+        raise Refusal(str(error)) from error
+
+
+@click.command()
+@_jobs
+@_out("07_weighting_on_images")
+@click.option("--architectures", is_flag=True, help="Also a DiT and a U-Net: as long again.")
+def weighting(jobs: int, out: Path | None, architectures: bool) -> None:
+    """Train the networks that notebook 07 keeps; an interrupted run goes on where it was."""
+    from erdpaper.datasets import DatasetError
+    from erdpaper.images import grid
+
+    data = data_dir()
+    try:
+        folder = out or data / "results" / grid.NAME
+        grid.everything(data.parent / "runs" / grid.NAME, folder, jobs, architectures)
+    except DatasetError as error:
+        raise Refusal(str(error)) from error
+
+
+@click.command()
+@_jobs
+@_out("03_ntk_bounds")
+def theorems(jobs: int, out: Path | None) -> None:
+    """Make the runs that notebook 03 keeps; an interrupted command goes on where it was."""
+    from erdpaper.toys import networks, theorems
+
+    data = data_dir()
+    work = data.parent / "runs"
+    weights = work / networks.NAME / "networks"
+    folder = out or data / "results" / theorems.NAME
+    theorems.everything(work / theorems.NAME, folder, weights, jobs)
+
+
+@click.command()
+@_jobs
+@_out("04_ntk_spectrum")
+def kernels(jobs: int, out: Path | None) -> None:
+    """Measure the kernels that notebook 04 keeps; an interrupted command goes on where it was."""
+    from erdpaper.toys import networks, spectra
+
+    data = data_dir()
+    work, folder = data.parent / "runs" / networks.NAME, out or data / "results" / networks.NAME
+    spectra.collect(work, folder, jobs)
+
+
+@click.command()
+@_jobs
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the results, one folder a chapter [default: data/results].",
+)
+def regimes(jobs: int, out: Path | None) -> None:
+    """Measure what notebooks 10 to 13 keep; an interrupted command goes on where it was."""
+    from erdpaper.datasets import DatasetError
+    from erdpaper.regimes import command
+
+    data = data_dir()
+    try:
+        command.everything(data.parent / "runs", out or data / "results", jobs)
+    except DatasetError as error:
+        raise Refusal(str(error)) from error
