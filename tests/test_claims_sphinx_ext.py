@@ -24,7 +24,11 @@ mathjax_path = "none.js"
 INDEX = """# Small book
 
 The worst gap is {claim-value}`02.floor` and that of gvp is {claim-value}`02.floor:gvp`, so the
-claim {claim-verdict}`02.floor`. Elsewhere: {claim-value}`02.single`, {claim-verdict}`05.range`.
+claim {claim-verdict}`02.floor`: {claim-passed}`02.floor`. Elsewhere: {claim-value}`02.single`,
+{claim-verdict}`05.range`, {claim-passed}`05.range`.
+
+```{claims-counts}
+```
 
 ```{toctree}
 book/ledger
@@ -117,7 +121,8 @@ def test_running_text_shows_values_and_verdicts(built: Book) -> None:
     index = article(built.page("index.html"))
     text = text_of(index)
     assert "The worst gap is 0.235 and that of gvp is &lt; 1e-9 , so the claim" in text
-    assert "◐ holds in part . Elsewhere: not run here , ○ not run here ." in text
+    assert "◐ holds in part : 2 of 3 cases . Elsewhere: not run here ," in text
+    assert ", ○ not run here , not run here . 3 claims ✓ 1 holds ◐ 1 holds in part ○ 1" in text
     link = 'href="notebooks/02_elbo.html#claim-02-floor"'
     assert re.search(rf'<a [^>]*{link}[^>]*><span class="claim-badge claim-in-part">', index)
 

@@ -54,11 +54,16 @@ def ledger_nodes(rows: Sequence[Row], link_to: LinkTo) -> list[nodes.Node]:
     group += body
     table += group
     box = nodes.raw("", _OPEN_BOX, format="html"), table, nodes.raw("", "</div>", format="html")
-    tallies = [_counts("claims", rows)]
+    return [*counts_nodes(rows), *box]
+
+
+def counts_nodes(rows: Sequence[Row]) -> list[nodes.Node]:
+    """The number of claims with each verdict: a line for all, and one for each document."""
+    lines: list[nodes.Node] = [_counts("claims", rows)]
     for document, title in _TITLES.items():
         part = [row for row in rows if row.claim.document == document]
-        tallies += [_counts(title, part)] if part else []
-    return [*tallies, *box]
+        lines += [_counts(title, part)] if part else []
+    return lines
 
 
 def _counts(title: str, rows: Sequence[Row]) -> nodes.paragraph:

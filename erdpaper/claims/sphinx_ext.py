@@ -1,10 +1,10 @@
 """Sphinx extension: the ledger page, claims by role in running text, and claims.json.
 
-Directive `{claims-ledger}` draws the whole ledger.  Role {claim-value}`id`, or with a case
+Directive `{claims-ledger}` draws the whole ledger, and `{claims-counts}` its first lines.  Role {claim-value}`id`, or with a case
 {claim-value}`id:case`, prints the number measured at the cpu profile (of the worst case if none is
-named), and role {claim-verdict}`id` its verdict, linked to the cell that recorded it.  Directive
-`{coverage} paper equation` draws where the book treats the items of a document; without arguments
-it counts them.
+named), role {claim-passed}`id` how many of its cases pass, and role {claim-verdict}`id` its verdict,
+linked to the cell that recorded it.  Directive `{coverage} paper equation` draws where the book
+treats the items of a document; without arguments it counts them.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from erdpaper import datasets
-from erdpaper.claims import ClaimError, coverage, coverage_nodes, ledger
+from erdpaper.claims import ClaimError, coverage, coverage_nodes, ledger, reference
 from erdpaper.claims.coverage import CoverageError
 from erdpaper.claims.coverage_nodes import LinkChapter
 from erdpaper.claims.ledger import Row
-from erdpaper.claims.ledger_nodes import LinkTo, badge_node, ledger_nodes
+from erdpaper.claims.ledger_nodes import LinkTo, badge_node, counts_nodes, ledger_nodes
 from erdpaper.claims.verdicts import NOT_RUN
 from erdpaper.datasets import DatasetError
 from erdpaper.files import write_atomically
@@ -43,7 +43,20 @@ class ClaimsLedger(SphinxDirective):
     def run(self) -> list[Node]:
         """Draw the ledger of the current data folder."""
         _depend(self.env)
-        return ledger_nodes(_rows(self.env.app), _links(self.env))
+        made_with = reference.sentence(datasets.data_dir())
+        if made_with:
+            self.env.note_dependency(str(reference.path(datasets.data_dir())))
+        above = [nodes.paragraph("", made_with)] if made_with else []
+        return [*above, *ledger_nodes(_rows(self.env.app), _links(self.env))]
+
+
+class ClaimsCounts(SphinxDirective):
+    """The directive `{claims-counts}`: the number of claims with each verdict."""
+
+    def run(self) -> list[Node]:
+        """Count the ledger of the current data folder."""
+        _depend(self.env)
+        return counts_nodes(_rows(self.env.app))
 
 
 class Coverage(SphinxDirective):
@@ -99,6 +112,15 @@ class ClaimValue(_ClaimRole):
         verdict = row.verdict
         text = verdict.measured(case or verdict.worst) if verdict else NOT_RUN
         return nodes.inline(self.rawtext, text, classes=["claim-value"])
+
+
+class ClaimPassed(_ClaimRole):
+    """How many of a claim's cases pass, as in "3 of 4 cases"."""
+
+    def node(self, row: Row, case: str) -> Node | None:
+        """The text, which is about all cases."""
+        text = ledger.passed_text(row) or NOT_RUN
+        return None if case else nodes.inline(self.rawtext, text, classes=["claim-passed"])
 
 
 class ClaimVerdict(_ClaimRole):
@@ -200,8 +222,10 @@ def _write_json(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register directive, roles and style; called by Sphinx."""
     app.add_directive("claims-ledger", ClaimsLedger)
+    app.add_directive("claims-counts", ClaimsCounts)
     app.add_directive("coverage", Coverage)
     app.add_role("claim-value", ClaimValue())
+    app.add_role("claim-passed", ClaimPassed())
     app.add_role("claim-verdict", ClaimVerdict())
     app.add_css_file(_STYLE.name)
     app.add_js_file(_SCRIPT.name)
