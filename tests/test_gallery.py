@@ -1,14 +1,30 @@
 """A figure shown on another page carries the notebook's own picture and words."""
 
 import base64
+import io
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from erdpaper import gallery
 
-PNG = b"\x89PNG picture"
+
+def picture(width: int, height: int) -> Image.Image:
+    """A smooth ramp of greys, darker on the left."""
+    row = np.linspace(0, 255, width).astype(np.uint8)
+    return Image.fromarray(np.tile(row, (height, 1)))
+
+
+def png_of(image: Image.Image) -> bytes:
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return written.getvalue()
+
+
+PNG = png_of(picture(880, 300))
 
 
 def notebook(path: Path, *, executed: bool = True) -> Path:
@@ -24,7 +40,7 @@ def notebook(path: Path, *, executed: bool = True) -> Path:
 
 def test_a_figure_is_found_by_name_with_its_words(tmp_path: Path) -> None:
     found = gallery.find(notebook(tmp_path / "a.ipynb"), "fig-b")
-    assert found == (PNG, "two lines", "They cross.")
+    assert found == ("fig-b", PNG, "two lines", "They cross.")
 
 
 @pytest.mark.parametrize(("name", "executed"), [("fig-a", True), ("fig-b", False)])
@@ -32,3 +48,23 @@ def test_a_figure_that_is_not_there_is_named(tmp_path: Path, name: str, executed
     path = notebook(tmp_path / "a.ipynb", executed=executed)
     with pytest.raises(LookupError, match=f"a.ipynb has no executed figure named '{name}'"):
         gallery.find(path, name)
+
+
+def test_the_gallery_has_the_named_figures_that_were_drawn(tmp_path: Path) -> None:
+    found = list(gallery.figures_of(notebook(tmp_path / "a.ipynb")))
+    assert found == [gallery.Figure("fig-b", PNG, "two lines", "They cross.")]
+    assert list(gallery.figures_of(notebook(tmp_path / "b.ipynb", executed=False))) == []
+
+
+def test_a_small_figure_is_the_same_picture_in_fewer_colours() -> None:
+    with Image.open(io.BytesIO(gallery.thumbnail(PNG))) as small:
+        assert small.size == (440, 150)
+        found = np.asarray(small.convert("L"), dtype=float)
+    wanted = np.asarray(picture(880, 300).resize((440, 150)), dtype=float)
+    # 64 shades of 256, so half a shade at most and what resampling does at the rim
+    assert np.abs(found - wanted).max() <= 6
+
+
+def test_a_figure_is_never_enlarged() -> None:
+    with Image.open(io.BytesIO(gallery.thumbnail(png_of(picture(100, 40))))) as small:
+        assert small.size == (100, 40)

@@ -1,10 +1,11 @@
 """Sphinx extension: the ledger page, claims by role in running text, and claims.json.
 
-Directive `{claims-ledger}` draws the whole ledger, and `{claims-counts}` its first lines.  Role {claim-value}`id`, or with a case
-{claim-value}`id:case`, prints the number measured at the cpu profile (of the worst case if none is
-named), role {claim-passed}`id` how many of its cases pass, and role {claim-verdict}`id` its verdict,
-linked to the cell that recorded it.  Directive `{coverage} paper equation` draws where the book
-treats the items of a document; without arguments it counts them.
+Directive `{claims-ledger}` draws the whole ledger, and `{claims-counts}` its first lines.  Role
+{claim-value}`id`, or with a case {claim-value}`id:case`, prints the number measured at the cpu
+profile (of the worst case if none is named), role {claim-passed}`id` how many of its cases pass,
+and role {claim-verdict}`id` its verdict, linked to the cell that recorded it.  Directive
+`{coverage} paper equation` draws where the book treats the items of a document; without arguments
+it counts them.
 """
 
 import hashlib
