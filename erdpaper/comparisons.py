@@ -42,6 +42,20 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[
     return float(gaps.mean()), float(quantile * gaps.std(ddof=1) / math.sqrt(len(gaps)))
 
 
+def steps_to(level: float, steps: Sequence[float], values: Sequence[float]) -> float | None:
+    """Steps after which a falling curve first lies at `level`, linear in both logarithms.
+
+    Before the first point: that point's steps. None if the curve never gets there.
+    """
+    if values[0] <= level:
+        return float(steps[0])
+    for k in range(1, len(steps)):
+        if values[k] <= level:
+            share = math.log(values[k - 1] / level) / math.log(values[k - 1] / values[k])
+            return float(steps[k - 1] * (steps[k] / steps[k - 1]) ** share)
+    return None
+
+
 def spearman(a: Tensor, b: Tensor) -> float:
     """Spearman's rank correlation of two vectors."""
     return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)

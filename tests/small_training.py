@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from erdpaper import weights
 from erdpaper.models.latent_mlp import LatentMLP
 from erdpaper.schedules import Cosine
-from erdpaper.training import Labels, Objective, Recipe, Stream, Trainer
+from erdpaper.training import Batch, Labels, Objective, Recipe, Stream, Trainer, generator_for
 
 SHAPE, CLASSES = (2, 3, 3), 3
 RECIPE = Recipe(
@@ -64,3 +64,11 @@ def trainer(init: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -
 
 def losses(run: Trainer, until: int | None = None) -> list[float]:
     return [float(record.loss) for record in run.run(until)]
+
+
+def generator_batch(step: int, shape: tuple[int, ...], dtype: torch.dtype) -> Batch:
+    """The labelled batch of a step, 8 random examples."""
+    generator = generator_for(11, step)
+    x0 = torch.randn(8, *shape, generator=generator, dtype=dtype)
+    label = torch.randint(CLASSES + 1, (8,), generator=generator)
+    return Objective(Cosine(), "eps").batch(x0, generator, label)

@@ -159,6 +159,8 @@ STATED = {
     "UNet-fashion": 1_806_529,
     "UNet-fashion-latent": 1_090_564,
     "UNet-celeba": 51_971_587,
+    # the 79M of the paper's Table 2
+    "UNet-celeba-ddim": 78_700_803,
     # google/ddpm-cifar10-32 has 35,746,307; 11 classes add 512 each
     "UNet-cifar10": 35_746_307 + 11 * 512,
 }

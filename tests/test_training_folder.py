@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -310,3 +311,22 @@ def test_a_file_that_took_its_place_can_be_read_by_all(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file", b"\x00new")
     assert (tmp_path / "file").read_bytes() == b"\x00new"
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("most", [100, 1_500, 60_000])
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
+    most: int, whole: tuple[list[float], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    # what a file may hold is limited, which fails as a full disk does: in the middle of writing
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        with pytest.raises(TrainingError, match=r"cannot be written to .*File too large") as caught:
+            list(folder(path).run(trainer(steps=STEPS)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert "\n" not in str(caught.value)
+    assert not [name for name in names(path) if name.endswith(".tmp")]
+    list(folder(path).run(trainer(steps=STEPS)))
+    assert finished(path) == whole

@@ -14,6 +14,7 @@ from erdpaper.models import Stack
 from erdpaper.schedules import GVP, Cosine, Linear
 from erdpaper.training import (
     Batch,
+    Held,
     Labels,
     Objective,
     Stream,
@@ -181,3 +182,46 @@ def test_draws_without_labels_stay_without() -> None:
         for k in range(2)
     ]
     assert together(draws)().label is None
+
+
+# ---------------------------------------------------------------- sources
+
+
+class Jittered:
+    """Examples that are drawn anew each time: a mean and a deviation for each."""
+
+    labels = torch.arange(20) % CLASSES
+    shape = (2, 3)
+
+    def __len__(self) -> int:
+        return 20
+
+    def take(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(len(indices), *self.shape, generator=generator, dtype=F64)
+        return indices.view(-1, 1, 1) + 0.1 * noise
+
+
+def test_what_is_random_about_a_source_is_a_function_of_the_step() -> None:
+    source = Jittered()
+    labels = Labels(source.labels, CLASSES, 0.0)
+    first, again, other = (
+        Stream(source, Objective(Linear(), "x0"), 8, seed, labels) for seed in (1, 1, 2)
+    )
+    batches = {step: first(step) for step in (1, 2, 3, 4)}
+    for step in (4, 2):
+        assert same(again(step), batches[step]) and not same(other(step), batches[step])
+    for step, batch in batches.items():
+        # y is what the source gave, and its label that of the same example
+        example = batch.y.mean((1, 2)).round().long()
+        assert torch.equal(example, first._order(step))
+        assert batch.label is not None and torch.equal(batch.label, source.labels[example])
+    # an epoch later an example is another draw
+    assert not torch.equal(batches[1].y.sort(0).values, first(6).y.sort(0).values)
+
+
+def test_a_tensor_is_a_source() -> None:
+    x, labels = normal(20, 2, 3), torch.arange(20)
+    held = Held(x, labels)
+    assert (len(held), held.shape, held.labels is labels) == (20, (2, 3), True)
+    plain, wrapped = (Stream(data, Objective(Cosine(), "v"), 8, 4) for data in (x, held))
+    assert all(same(plain(step), wrapped(step)) for step in (1, 2, 7))

@@ -14,10 +14,15 @@ from erdpaper.images.presets import PRESETS, TOOLS, Preset, Tool, described
 from erdpaper.models import dit, hourglass, latent_mlp, unet, uvit
 from erdpaper.models.autoencoder import Autoencoder, Decoder
 from erdpaper.models.classifier import Classifier
-from erdpaper.schedules import DDPM, Cosine, Schedule
-from erdpaper.training import Labels, Recipe, Stream, Trainer
+from erdpaper.schedules import DDPM, VP, Cosine, Linear, Schedule
+from erdpaper.training import Ahead, Held, Labels, Recipe, Source, Stream, Trainer
 
-SCHEDULES: dict[str, Schedule] = {"cosine": Cosine(), "ddpm": DDPM()}
+SCHEDULES: dict[str, Schedule] = {
+    "cosine": Cosine(),
+    "ddpm": DDPM(),
+    "linear": Linear(),
+    "vp": VP(),
+}
 _FAMILIES: tuple[tuple[Any, Any], ...] = (
     (dit.DiT, dit.CONFIGS),
     (uvit.UViT, uvit.CONFIGS),
@@ -25,6 +30,14 @@ _FAMILIES: tuple[tuple[Any, Any], ...] = (
     (latent_mlp.LatentMLP, latent_mlp.CONFIGS),
     (hourglass.Hourglass, hourglass.CONFIGS),
 )
+
+
+class Found(NamedTuple):
+    """A row of another table, its data, and what the configuration is to say of them."""
+
+    row: Preset
+    source: Source
+    facts: dict[str, Any]
 
 
 class Run(NamedTuple):
@@ -62,20 +75,31 @@ def build(
     accelerator: Accelerator | None = None,
     accumulate: int = 1,
     compiled: bool = False,
+    recompute: bool = False,
+    found: Found | None = None,
 ) -> Run:
     """The run of a preset, the same for the same arguments.
 
     steps: another length; the learning rate then falls over it, after a warm-up that is not longer
-    than a tenth. compiled: torch.compile, which changes nothing but speed.
-    Raises ValueError for an unknown preset.
+    than a tenth. compiled: torch.compile, and recompute: activations are computed again for the
+    gradients; both change nothing but time and memory. found: what `preset` names, where it is no
+    row of `images.presets`; its data are read ahead.
+    Raises ValueError for an unknown preset and for a network that cannot recompute.
     """
-    if preset not in PRESETS | TOOLS:
-        raise ValueError(f"unknown preset {preset!r}; use one of {', '.join(PRESETS | TOOLS)}")
-    row: Preset | Tool = (PRESETS | TOOLS)[preset]
-    recipe = _recipe(row.recipe, steps, accumulate)
+    row = known(preset) if found is None else found.row
+    recipe = resolved(row.recipe, steps, accumulate)
     config = {"preset": preset, "seed": seed} | described(row) | vars(recipe)
     torch.manual_seed(seed)
-    made = _tool(row, seed) if isinstance(row, Tool) else _diffusion(row, seed, recipe.steps)
+    if isinstance(row, Tool):
+        made = _tool(row, seed)
+    else:
+        source = _held(row.data) if found is None else found.source
+        made = _diffusion(row, source, seed, recipe.steps)
+    if found is not None:
+        config |= found.facts
+        made = made._replace(draw=Ahead(made.draw, recipe.steps))
+    if recompute:
+        recompute_activations(made.model, row.model)
     if accelerator is not None:
         made.model.to(accelerator.device)
     if compiled:
@@ -84,25 +108,46 @@ def build(
     return Run(trainer, config, row.batch)
 
 
+def known(preset: str) -> Preset | Tool:
+    """A row by its name, ValueError if there is none."""
+    if preset not in PRESETS | TOOLS:
+        raise ValueError(f"unknown preset {preset!r}; use one of {', '.join(PRESETS | TOOLS)}")
+    row: Preset | Tool = (PRESETS | TOOLS)[preset]
+    return row
+
+
 class _Made(NamedTuple):
     model: nn.Module
     draw: Any
     loss: Any
 
 
-def _recipe(recipe: Recipe, steps: int | None, accumulate: int) -> Recipe:
+def resolved(recipe: Recipe, steps: int | None, accumulate: int) -> Recipe:
+    """A recipe of another length and with accumulation; the warm-up is a tenth at most."""
     steps = recipe.steps if steps is None else steps
     warmup = min(recipe.warmup, max(steps, 1) // 10)
     return replace(recipe, steps=steps, warmup=warmup, accumulate=accumulate)
 
 
-def _diffusion(row: Preset, seed: int, steps: int) -> _Made:
-    model = network(row.model)
-    x, classes = training_data(row.data)
+def _held(name: str) -> Held:
+    return Held(*training_data(name))
+
+
+def _diffusion(row: Preset, source: Source, seed: int, steps: int) -> _Made:
+    model: Any = network(row.model)
     objective = weighting.objective(row.weight, SCHEDULES[row.schedule], row.target)
-    labels = Labels(classes, data.CLASSES, row.dropout)
+    # a network without classes is shown none, whatever the data have
+    classes = source.labels if model.null else None
+    labels = None if classes is None else Labels(classes, model.null, row.dropout)
     loss = weighting.loss(row.weight, SCHEDULES[row.schedule], row.target, steps)
-    return _Made(model, Stream(x, objective, row.batch, seed, labels), loss)
+    return _Made(model, Stream(source, objective, row.batch, seed, labels), loss)
+
+
+def recompute_activations(model: Any, name: str) -> None:
+    """Let a network compute its activations again, ValueError for one that cannot."""
+    if not hasattr(model, "recompute"):
+        raise ValueError(f"{name} keeps its activations; a DiT, U-ViT or UNet can recompute them")
+    model.recompute = True
 
 
 def _tool(row: Tool, seed: int) -> _Made:

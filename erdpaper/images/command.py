@@ -3,20 +3,20 @@
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from tqdm import tqdm
 
 from erdpaper.images import build
-from erdpaper.training import Record, RunFolder
-
-Precision = Literal["no", "fp16", "bf16"]
+from erdpaper.training import Precision, Record, RunFolder, engine
 
 
 class Request(NamedTuple):
-    """A preset and how to run it; `out` is the folder of the run."""
+    """A preset and how to run it; `out` is the folder of the run.
+
+    shard: spread the network over the processes.  recompute: keep no activations.
+    """
 
     preset: str
     out: Path
@@ -27,16 +27,19 @@ class Request(NamedTuple):
     precision: Precision = "no"
     cpu: bool = False
     compiled: bool = False
+    recompute: bool = False
+    shard: bool = False
 
 
-def train(request: Request) -> Path:
+def train(request: Request, found: build.Found | None = None) -> Path:
     """Run to the end, or go on with what is in the folder; the path of the finished network.
 
-    A run that is finished is left as it is.
+    A run that is finished is left as it is. found: what the preset names, where it is no row of
+    `images.presets`.
 
     Raises ValueError for a wrong request and TrainingError where training cannot go on.
     """
-    folder, run = _prepared(request)
+    folder, run = _prepared(request, found)
     finished = folder.path / "model.safetensors"
     if finished.exists():
         folder.check()
@@ -57,15 +60,16 @@ def train(request: Request) -> Path:
     return finished
 
 
-def _prepared(request: Request) -> tuple[RunFolder, build.Run]:
-    accelerator = Accelerator(mixed_precision=request.precision, cpu=request.cpu)
+def _prepared(request: Request, found: build.Found | None) -> tuple[RunFolder, build.Run]:
     run = build.build(
         request.preset,
         request.seed,
         request.steps,
-        accelerator,
+        engine(request.precision, request.cpu, request.shard),
         request.accumulate,
         request.compiled,
+        request.recompute,
+        found,
     )
     config = run.config | {"precision": request.precision}
     return RunFolder(request.out, config, request.every), run

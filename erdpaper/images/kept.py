@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from erdpaper import datasets
-from erdpaper.comparisons import Ratio, paired_ratio
+from erdpaper.comparisons import Ratio, paired_ratio, steps_to
 from erdpaper.images import grid
 from erdpaper.images.spec import Cell
 from erdpaper.tasks import read_kept
@@ -41,14 +41,8 @@ class Result:
 
         Never: `NEVER` times the steps of the run; before the first point: that point's.
         """
-        steps, values = self.curve
-        if values[0] <= distance:
-            return float(steps[0])
-        for k in range(1, len(steps)):
-            if values[k] <= distance:
-                share = math.log(values[k - 1] / distance) / math.log(values[k - 1] / values[k])
-                return float(steps[k - 1] * (steps[k] / steps[k - 1]) ** share)
-        return NEVER * self.cell.steps
+        found = steps_to(distance, *self.curve)
+        return NEVER * self.cell.steps if found is None else found
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `erdpaper train` can train: one row a run, everything that decides it.
+"""What `erdpaper train` can train on clothes: one row a run, everything that decides it.
 
 data: "fashion" (1x28x28 pixels) or "fashion-latents" (4x7x7, see `images.data`), with the classes.
 model: a name of one of the files in `erdpaper.models`.  weight: a row of `images.weighting`.

@@ -27,6 +27,7 @@ from erdpaper.models.transformer import (
     check_inputs,
     gelu_tanh,
     named,
+    run,
     sincos_positions,
     time_features,
     unpatchify,
@@ -118,13 +119,18 @@ class DiT(nn.Module):
     t is a scalar or (N,); label is (N,) int64 or None, the null class `null` for every sample. With
     `learn_sigma`, the default of the ImageNet configs, the network puts out 2 C channels:
     `model(x, t, label)` returns the first C, the prediction, and `halves` both. Inputs of a wrong
-    shape and a label for a model without classes raise ValueError.
+    shape and a label for a model without classes raise ValueError. With `recompute` set, blocks
+    keep nothing for the gradients but their inputs.
     """
+
+    # what is sharded as one, by the name that accelerate looks for
+    _no_split_modules = ("Block",)
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
         self.null = config.classes
+        self.recompute = False
         self.x_embedder = PatchEmbed(config)
         self.t_embedder = TimeEmbedder(config.width)
         self.y_embedder = LabelEmbedder(config.classes, config.width) if config.classes else None
@@ -171,7 +177,7 @@ class DiT(nn.Module):
     def _output(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         h, c = self._embedded(x, t, label)  # (N, L, D), (N, D)
         for block in self.blocks:
-            h = block(h, c)  # (N, L, D)
+            h = run(block, self.recompute, h, c)  # (N, L, D)
         return unpatchify(self.final_layer(h, c), self.config.patch)  # (N, C or 2 C, H, W)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
@@ -214,6 +220,7 @@ CONFIGS: dict[str, DiTConfig] = {
     "DiT-XL/2":           DiTConfig(   32,    4,     2,  1152,   28,   16,   1000,   True),
     "DiT-XL/4":           DiTConfig(   32,    4,     4,  1152,   28,   16,   1000,   True),
     "DiT-XL/8":           DiTConfig(   32,    4,     8,  1152,   28,   16,   1000,   True),
+    "DiT-S-celeba":       DiTConfig(   64,    3,     4,   384,   12,    6,      0,  False),
     "DiT-fashion":        DiTConfig(   28,    1,     4,    96,    4,    4,     10,  False),
     "DiT-fashion-latent": DiTConfig(    7,    4,     1,    96,    4,    4,     10,  False),
 }

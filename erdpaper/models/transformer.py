@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 # node k of a table of 1000 is t = (k + 1)/1000, and is embedded as k + 1
 TIME_SCALE = 1000
@@ -121,6 +122,18 @@ def sincos_positions(width: int, side: int) -> Tensor:
     columns = line[None].expand(side, -1, -1)  # (row, column, width / 2)
     rows = line[:, None].expand(-1, side, -1)
     return torch.cat([columns, rows], -1).flatten(0, 1)[None].float()
+
+
+def run(block: nn.Module, recompute: bool, *inputs: Any) -> Tensor:
+    """block(*inputs).
+
+    recompute: what its gradients need is not kept, but computed again on the way back.
+    """
+    if recompute and torch.is_grad_enabled():
+        again: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+        return again
+    output: Tensor = block(*inputs)
+    return output
 
 
 class PatchEmbed(nn.Module):

@@ -69,8 +69,12 @@ class UNet(nn.Module):
 
     t is a scalar or (N,); label is (N,) int64 or None, the null class `null` for every sample.
     Inputs of a wrong shape and a label for a model without classes raise ValueError. Initial values
-    are diffusers' own, and so are the names in `unet`, into which its checkpoints load.
+    are diffusers' own, and so are the names in `unet`, into which its checkpoints load. With
+    `recompute` set, its blocks keep nothing for the gradients but their inputs.
     """
+
+    # what is sharded as one, by the name that accelerate looks for
+    _no_split_modules = ("ResnetBlock2D",)
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -98,6 +102,20 @@ class UNet(nn.Module):
             label = torch.full((len(x),), self.null, device=x.device)  # (N,)
         prediction: Tensor = self.unet(x, steps, label).sample  # (N, C, H, W)
         return prediction
+
+    @property
+    def recompute(self) -> bool:
+        """Whether activations are computed again for the gradients."""
+        unet: Any = self.unet
+        return bool(unet.is_gradient_checkpointing)
+
+    @recompute.setter
+    def recompute(self, on: bool) -> None:
+        unet: Any = self.unet
+        if on:
+            unet.enable_gradient_checkpointing()
+        else:
+            unet.disable_gradient_checkpointing()
 
     def _check(self, x: Tensor, t: Tensor, label: Tensor | None) -> None:
         image = (self.config.channels, self.config.size, self.config.size)
@@ -140,15 +158,16 @@ def _build(config: UNetConfig) -> Any:
     )
 
 
-# Parameters, in this order: 1,806,529, 1,090,564, 51,971,587 and 35,751,939. The documents give no
-# more of the CelebA network than ADM and 50 M [P Tab 2, G]: its widths are ours. UNet-cifar10 is
-# laid out as DDPM's, with classes added.
+# Parameters, in this order: 1,806,529, 1,090,564, 51,971,587, 78,700,803 and 35,751,939. The
+# documents give no more of the first CelebA network than ADM and 50 M [P Tab 2, G]: its widths are
+# ours. The second is DDIM's, UNet-cifar10 is laid out as DDPM's, with classes added.
 # fmt: off
 CONFIGS: dict[str, UNetConfig] = {
     # size, channels, widths, attention, layers, head, groups, classes, dropout
     "UNet-fashion":        UNetConfig(28, 1, (32, 64, 96),         (2,),   1,  32,  8, 10),
     "UNet-fashion-latent": UNetConfig( 7, 4, (80,),                (0,),   1,  40,  8, 10),
     "UNet-celeba":         UNetConfig(64, 3, (128, 256, 256, 320), (2, 3), 2,  64, 32, 0, adm=True),
+    "UNet-celeba-ddim":    UNetConfig(64, 3, (128, 256, 256, 256, 512), (2,), 2, 256, 32, 0, 0.1),
     "UNet-cifar10":        UNetConfig(32, 3, (128, 256, 256, 256), (1,),   2, 256, 32, 10, 0.1),
 }
 # fmt: on

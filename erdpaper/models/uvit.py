@@ -23,6 +23,7 @@ from erdpaper.models.transformer import (
     Sizes,
     check_inputs,
     named,
+    run,
     time_features,
     unpatchify,
 )
@@ -64,13 +65,18 @@ class UViT(nn.Module):
     """Images (N, C, H, W), times t in [0, 1] and labels -> predictions (N, C, H, W).
 
     t is a scalar or (N,); label is (N,) int64 or None, the null class `null` for every sample.
-    Inputs of a wrong shape and a label for a model without classes raise ValueError.
+    Inputs of a wrong shape and a label for a model without classes raise ValueError. With
+    `recompute` set, blocks keep nothing for the gradients but their inputs.
     """
+
+    # what is sharded as one, by the name that accelerate looks for
+    _no_split_modules = ("Block",)
 
     def __init__(self, config: UViTConfig) -> None:
         super().__init__()
         self.config = config
         self.null = config.classes
+        self.recompute = False
         width, half = config.width, config.depth // 2
         self.patch_embed = PatchEmbed(config)
         self.label_emb = nn.Embedding(config.classes + 1, width) if config.classes else None
@@ -116,13 +122,13 @@ class UViT(nn.Module):
         h = self._embedded(x, t, label)  # (N, extras + L, D)
         kept = []
         for block in self.in_blocks:
-            h = block(h)  # (N, extras + L, D)
+            h = run(block, self.recompute, h)  # (N, extras + L, D)
             kept.append(h)
             yield h
-        h = self.mid_block(h)  # (N, extras + L, D)
+        h = run(self.mid_block, self.recompute, h)  # (N, extras + L, D)
         yield h
         for block in self.out_blocks:
-            h = block(h, kept.pop())  # (N, extras + L, D)
+            h = run(block, self.recompute, h, kept.pop())  # (N, extras + L, D)
             yield h
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
@@ -144,9 +150,10 @@ class UViT(nn.Module):
 # fmt: off
 CONFIGS: dict[str, UViTConfig] = {
     #                                  size channels patch width depth heads classes conv
-    "U-ViT-M/2":            UViTConfig(  32,    4,     2,   768,   17,   12,   1000, False),
-    "U-ViT-L/2":            UViTConfig(  32,    4,     2,  1024,   21,   16,   1000, False),
+    "U-ViT-M/2":            UViTConfig(  32,    4,     2,   768,   17,   12,   1000,  True),
+    "U-ViT-L/2":            UViTConfig(  32,    4,     2,  1024,   21,   16,   1000,  True),
     "U-ViT-H/2":            UViTConfig(  32,    4,     2,  1152,   29,   16,   1000, False),
+    "U-ViT-S-celeba":       UViTConfig(  64,    3,     4,   512,   13,    8,      0,  True),
     "U-ViT-fashion":        UViTConfig(  28,    1,     4,    96,    5,    4,     10,  True),
     "U-ViT-fashion-latent": UViTConfig(   7,    4,     1,    96,    5,    4,     10,  True),
 }

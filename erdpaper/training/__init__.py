@@ -1,5 +1,6 @@
 """Training: batches of noisy data, the loop over them, and checkpoints that it can go on from."""
 
+from erdpaper.training.ahead import Ahead
 from erdpaper.training.batches import (
     Batch,
     Data,
@@ -13,6 +14,7 @@ from erdpaper.training.batches import (
     uniform_times,
     unweighted,
 )
+from erdpaper.training.devices import Precision, engine
 from erdpaper.training.folder import RunFolder
 from erdpaper.training.loop import (
     Decay,
@@ -24,25 +26,30 @@ from erdpaper.training.loop import (
     averaged,
     train,
 )
-from erdpaper.training.stream import Labels, Stream, generator_for
+from erdpaper.training.stream import Held, Labels, Source, Stream, generator_for
 
 __all__ = [
+    "Ahead",
     "Batch",
     "Data",
     "Decay",
     "Draw",
+    "Held",
     "Labels",
     "Loss",
     "Objective",
+    "Precision",
     "Recipe",
     "Record",
     "RunFolder",
+    "Source",
     "Stream",
     "TimeMap",
     "Trainer",
     "TrainingError",
     "averaged",
     "density_times",
+    "engine",
     "generator_for",
     "loss_of",
     "squared_error",

@@ -5,7 +5,8 @@
 - `rng.*`, the states of torch's own generators in the process that saves, for dropout.
 
 The file's metadata hold the step, on which the batches to come depend (`training.stream`), and the
-scale of half-precision losses. Nothing is pickled.
+scale of half-precision losses. Nothing is pickled. Tensors are whole, however many processes they
+were spread over, so that any number of processes can go on from any other.
 """
 
 import json
@@ -15,19 +16,35 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from erdpaper.files import replacing
+from erdpaper.training import sharding
 from erdpaper.training.loop import Trainer, TrainingError
 
 
 def save(path: Path, trainer: Trainer) -> None:
-    """Write the state of a trainer after its last step."""
-    tensors = {name: part.detach().cpu().contiguous() for name, part in _tensors(trainer).items()}
+    """Write the state of a trainer after its last step; all its processes must call this.
+
+    The main one writes.
+    """
+    tensors = gathered(_tensors(trainer), trainer)
     facts = {"step": str(trainer.step), "scaler": json.dumps(_scaler(trainer))}
-    with replacing(path) as temporary:
-        # a copy each, since tied weights share memory, which the format refuses
-        save_file({name: part.clone() for name, part in tensors.items()}, temporary, facts)
+    if trainer.engine.is_main_process:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, facts)
+
+
+def gathered(tensors: dict[str, Tensor], trainer: Trainer) -> dict[str, Tensor]:
+    """Copies on the CPU of what the main process is to write, none elsewhere; all must call."""
+    found = {}
+    for name, part in tensors.items():
+        full = sharding.whole(part)
+        if trainer.engine.is_main_process:
+            # a copy each, since tied weights share memory, which the format refuses
+            found[name] = full.cpu().contiguous().clone()
+    return found
 
 
 def load(path: Path, trainer: Trainer) -> None:
@@ -96,9 +113,9 @@ def _kind(part: Tensor) -> tuple[torch.Size, torch.dtype]:
 
 
 def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
-    trainer.model.load_state_dict(_part("model.", tensors))
+    _fill(trainer.model, _part("model.", tensors))
     if trainer.average is not None:
-        trainer.average.load_state_dict(_part("average.", tensors))
+        _fill(trainer.average, _part("average.", tensors))
     if hasattr(trainer.loss, "load_state_dict"):
         trainer.loss.load_state_dict(_part("loss.", tensors))
     parameters = [p for group in trainer.optimiser.param_groups for p in group["params"]]
@@ -113,10 +130,17 @@ def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
     trainer.optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
+def _fill(module: nn.Module, state: dict[str, Tensor]) -> None:
+    there = module.state_dict()
+    module.load_state_dict({n: sharding.laid_out(part, there[n]) for n, part in state.items()})
+
+
 def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
-    """In the parameter's order of memory, which the fused AdamW takes for granted."""
+    """Where the parameter is, in its order of memory, which the fused AdamW takes for granted."""
     if moment.shape != parameter.shape:
         return moment
+    if isinstance(parameter, DTensor):
+        return sharding.laid_out(moment, parameter)
     return torch.empty_like(parameter, dtype=moment.dtype, device="cpu").copy_(moment)
 
 

@@ -1,6 +1,7 @@
 """A training run in a folder of its own, which may be killed at any time and goes on where it was.
 
-- `config.json`, the resolved configuration, written first and compared on every return;
+- `config.json`, the resolved configuration, written first and compared on every return, except
+  for the parts into which a batch is cut;
 - `step-00000400.safetensors`, the last two checkpoints;
 - `losses.csv`, step and loss of every step up to the last checkpoint, and what came after;
 - `model.safetensors`, the averaged network (or the network itself), when all steps are done.
@@ -9,17 +10,21 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from erdpaper.files import replacing, write_atomically
-from erdpaper.training import checkpoints
+from erdpaper.training import checkpoints, sharding
 from erdpaper.training.loop import Record, Trainer, TrainingError
 
 _KEPT = 2
 _HEADER = "step,loss\n"
+# how a batch is cut follows from the devices at hand, which may change from one start to the next
+_FREE = ("accumulate",)
 
 
 class RunFolder:
@@ -59,15 +64,15 @@ class RunFolder:
 
     def run(self, trainer: Trainer) -> Iterator[Record]:
         """Train to the end, keeping the loss of every step and a checkpoint every few."""
-        self.open(trainer)
+        with _writing(self.path):
+            self.open(trainer)
         try:
             yield from self._run(trainer)
+            self._finish(trainer)
         except TrainingError as error:
             found = self.checkpoints()
             kept = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint is kept"
             raise TrainingError(f"{error}; {kept}") from None
-        if trainer.engine.is_main_process:
-            self._finish(trainer)
 
     def checkpoints(self) -> list[Path]:
         """Those that are there, oldest first."""
@@ -89,31 +94,30 @@ class RunFolder:
                     _check(trainer, unread)
                     # losses first: a checkpoint without its losses would leave a gap
                     self._log(unread, main)
-                    if main:
-                        self._keep(trainer)
+                    self._keep(trainer)
                 yield record
         finally:
             self._log(unread, main)
 
     def _log(self, unread: list[Record], main: bool) -> None:
         if main:
-            with (self.path / "losses.csv").open("a") as log:
+            with _writing(self.path), (self.path / "losses.csv").open("a") as log:
                 log.writelines(f"{step},{float(loss)!r}\n" for step, loss, _ in unread)
         unread.clear()
 
     def _keep(self, trainer: Trainer) -> None:
-        checkpoints.save(self.path / f"step-{trainer.step:08d}.safetensors", trainer)
-        for old in self.checkpoints()[:-_KEPT]:
-            old.unlink()
+        with _writing(self.path):
+            checkpoints.save(self.path / f"step-{trainer.step:08d}.safetensors", trainer)
+        if trainer.engine.is_main_process:
+            for old in self.checkpoints()[:-_KEPT]:
+                old.unlink()
 
     def _finish(self, trainer: Trainer) -> None:
         network = trainer.model if trainer.average is None else trainer.average.module
-        state = {
-            name: part.detach().cpu().contiguous().clone()
-            for name, part in network.state_dict().items()
-        }
-        with replacing(self.path / "model.safetensors") as temporary:
-            save_file(state, temporary, {"config": json.dumps(self.config)})
+        state = checkpoints.gathered(network.state_dict(), trainer)
+        if trainer.engine.is_main_process:
+            with _writing(self.path), replacing(self.path / "model.safetensors") as temporary:
+                save_file(state, temporary, {"config": json.dumps(self.config)})
 
     def _cut_log(self, step: int) -> None:
         """Forget the losses after a step: they will come again."""
@@ -128,11 +132,20 @@ class RunFolder:
 
     def _compare(self, there: dict[str, Any], here: dict[str, Any]) -> None:
         for name in sorted(there.keys() | here.keys()):
-            if there.get(name) != here.get(name):
+            if name not in _FREE and there.get(name) != here.get(name):
                 raise TrainingError(
                     f"{self.path} holds a run with {name} {there.get(name)!r}, "
                     f"not {here.get(name)!r}; name another folder or delete that one"
                 )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in one sentence that a disk is full, or what else is wrong with it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} cannot be written to ({error})") from None
 
 
 def _check(trainer: Trainer, records: list[Record]) -> None:
@@ -140,5 +153,6 @@ def _check(trainer: Trainer, records: list[Record]) -> None:
     for record in records:
         if not math.isfinite(float(record.loss)):
             raise TrainingError(f"the loss is not finite at step {record.step}")
-    if not all(bool(part.isfinite().all()) for part in trainer.model.parameters()):
+    # every process must come to the same answer, or the others would wait for it
+    if float(trainer.engine.reduce(sharding.finite(trainer.model), "mean")) < 1:
         raise TrainingError(f"the weights are not finite after step {trainer.step}")

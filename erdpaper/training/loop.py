@@ -6,7 +6,8 @@ in `Trainer.state`, so that a run can stop after any step and go on, bit for bit
 
     theta <- AdamW(theta, mean gradient of the global batch),    ema <- d ema + (1 - d) theta
 
-A global batch is cut into equal parts, one for each process and step of accumulation.
+A global batch is cut into equal parts, one for each process and step of accumulation. Under FSDP
+each process holds a part of the network, of its moments and of its average.
 """
 
 import math
@@ -20,6 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from erdpaper.training import sharding
 from erdpaper.training.batches import Draw, loss_of
 
 Decay = Literal["constant", "cosine"]
@@ -112,7 +114,7 @@ class MovingAverage(AveragedModel):
         """average <- decay average + (1 - decay) model; buffers are copied."""
         if self._pairs is None:
             super().update_parameters(model)
-            own, theirs = ([p.detach() for p in m.parameters()] for m in (self.module, model))
+            own, theirs = ([sharding.own(p) for p in m.parameters()] for m in (self.module, model))
             buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
             self._pairs = own, theirs, buffers
             return
@@ -186,6 +188,9 @@ class Trainer:
             self._wrapped, self.optimiser = model, plain
         else:
             self._wrapped, self.optimiser = accelerator.prepare(model, plain)
+        self.sharded = sharding.sharded(model)
+        if self.sharded and self.average is not None:
+            sharding.spread(self.average.module, model)
 
     def run(self, until: int | None = None) -> Iterator[Record]:
         """Train up to step `until`, by default to the end; one record after every step.
@@ -213,7 +218,9 @@ class Trainer:
             # gradients are exchanged once, with the last part
             waits = self.engine.no_sync(self._wrapped) if k < len(parts) else nullcontext()
             with waits:
-                loss = self.loss(self._wrapped, part)
+                # an accelerator sets the precision of a forward pass itself, except under FSDP
+                with self.engine.autocast() if self.sharded else nullcontext():
+                    loss = self.loss(self._wrapped, part)
                 # networks of a stack share no parameter, so the sum trains each by its own loss
                 self.engine.backward(loss.sum() / len(parts))
             losses.append(loss.detach())

@@ -6,6 +6,7 @@ number of processes, and two runs with one seed differ only in what is asked of 
 """
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,49 @@ def generator_for(*entropy: int) -> torch.Generator:
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     # torch takes seeds up to 2^63 - 1 on every platform
     return torch.Generator().manual_seed(int(state[0]) >> 1)
+
+
+class Source(Protocol):
+    """N examples somewhere: in memory (`Held`), or in the files of an encoded folder.
+
+    labels: (N,) int64, or None where there are no classes.  shape: that of one example.
+    """
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The class of each example."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Examples as a model is given them, (n, shape...).
+
+        What is random about them depends on the generator alone.
+        """
+
+
+@dataclass(frozen=True)
+class Held:
+    """Examples held in memory: x (N, D...) and their labels (N,), if any."""
+
+    x: Tensor
+    labels: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return tuple(self.x.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """The examples as they are."""
+        return self.x[indices]
 
 
 @dataclass
@@ -82,14 +126,16 @@ class Labels:
 class Stream:
     """step -> the global batch of noisy data of that step.
 
-    data (N, D...); labels None for networks that take none.
+    data: a source of examples, or a tensor of them (N, D...); labels None for networks that take
+    none.
     """
 
-    data: Tensor
+    data: Source | Tensor
     objective: Objective
     batch: int
     seed: int
     labels: Labels | None = None
+    _source: Source = field(init=False, repr=False)
     _order: Order = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +143,8 @@ class Stream:
             raise ValueError(
                 f"{len(self.data)} samples need as many labels, got {len(self.labels.classes)}"
             )
+        source = Held(self.data) if isinstance(self.data, Tensor) else self.data
+        object.__setattr__(self, "_source", source)
         object.__setattr__(self, "_order", Order(len(self.data), self.batch, self.seed))
 
     def __call__(self, step: int) -> Batch:
@@ -104,5 +152,5 @@ class Stream:
         generator = generator_for(self.seed, _STEP, step)
         indices = self._order(step)
         label = None if self.labels is None else self.labels.draw(indices, generator)
-        x0 = self.data[indices]
+        x0 = self._source.take(indices, generator)
         return self.objective.batch(x0, generator, label)
