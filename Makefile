@@ -1,6 +1,6 @@
 # make book: environment, notebooks, pages.  make test: everything that is tested, in the same environment.
 .DEFAULT_GOAL := book
-.PHONY: book test notebooks html clean
+.PHONY: book test notebooks html gpu-reference clean
 # the pages are built from the executed notebooks, also under make -j
 .NOTPARALLEL:
 
@@ -27,6 +27,10 @@ notebooks: $(STAMP)
 html: $(STAMP)
 	$(BIN)/jupyter-book build . --all -W --keep-going --quiet
 	@echo "The book: file://$(CURDIR)/$(HTML)/index.html"
+
+# every notebook at the gpu profile; the ledger shows its verdicts beside those of the CPU
+gpu-reference: $(STAMP)
+	$(BIN)/erdpaper reference
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3"; exit 1; }

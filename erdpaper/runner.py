@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from erdpaper import datasets, execution, pool
+from erdpaper.claims import reference
 from erdpaper.claims.session import PROFILES
 from erdpaper.execution import Job, Outcome
 from erdpaper.files import write_atomically
@@ -72,6 +73,22 @@ def run(request: Request) -> list[Outcome]:
         and (request.timings or job.name not in timings.known)
     )
     return sorted(outcomes, key=lambda outcome: outcome.name)
+
+
+def run_reference() -> list[Outcome]:
+    """Execute every notebook at the gpu profile; keep its records, and what they were made with.
+
+    Raises RunnerError before any work where torch finds no GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RunnerError(f"{reference.COMMAND} needs a CUDA GPU, and torch finds none here")
+    # one at a time: they would share one card
+    outcomes = run(Request(parameters={"profile": "gpu"}, jobs=1, timings=True))
+    seconds = {outcome.name: outcome.seconds for outcome in outcomes if outcome.error is None}
+    reference.keep(datasets.data_dir(), seconds)
+    return outcomes
 
 
 def plan(request: Request, root: Path) -> list[Job]:

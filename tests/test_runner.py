@@ -1,6 +1,8 @@
 """The runner on throwaway notebooks: same bytes twice, two at a time, what happens on failure."""
 
+import base64
 import fcntl
+import io
 import json
 import os
 import pty
@@ -12,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from papermill.translators import PythonTranslator
+from PIL import Image
 from throwaway import repository
 
 from erdpaper import execution, runner
@@ -316,6 +320,21 @@ def test_values_are_read_as_papermill_reads_them(text: str) -> None:
 
     ours, theirs = runner.parse_value(text), cli._resolve_type(text)
     assert PythonTranslator.translate(ours) == PythonTranslator.translate(theirs)
+
+
+def test_scrub_reduces_pictures_once() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    cell = new_code_cell("plot()")
+    drawn = {"image/png": base64.b64encode(file.getvalue()).decode()}
+    cell.outputs = [new_output("display_data", drawn)]
+    notebook = new_notebook(cells=[cell])
+    execution.scrub(notebook)
+    first = cell.outputs[0].data["image/png"]
+    assert Image.open(io.BytesIO(base64.b64decode(first))).mode == "P"
+    execution.scrub(notebook)
+    assert cell.outputs[0].data["image/png"] == first != drawn["image/png"]
 
 
 def test_scrub_removes_what_runs_do_not_share_and_nothing_else() -> None:

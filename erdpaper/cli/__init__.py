@@ -2,7 +2,7 @@
 
 import click
 
-from erdpaper.cli import book, kept, scale
+from erdpaper.cli import book, encode, evaluate, kept, sample, scale
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -12,8 +12,11 @@ def main() -> None:
 
 
 for _command in (
-    *(book.run, book.claims),
+    *(book.run, book.reference, book.claims),
+    encode.encode,
     scale.train,
+    sample.sample,
+    evaluate.evaluate,
     *(kept.models, kept.toys, kept.theorems, kept.kernels, kept.weighting, kept.regimes),
 ):
     main.add_command(_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ from erdpaper.cli.base import Refusal, data_dir
 
 
 @click.command()
-@click.option("--preset", required=True, help="What to train, a row of erdpaper/images/presets.py.")
+@click.option(
+    "--preset",
+    required=True,
+    help="What to train, a row of erdpaper/images/presets.py or erdpaper/fullscale/presets.py.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder that `erdpaper encode` wrote, for a full-scale preset.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Steps, if not the preset's.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed.")
 @click.option(
@@ -29,16 +39,39 @@ from erdpaper.cli.base import Refusal, data_dir
     help="Mixed precision.",
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network first.")
+@click.option(
+    "--checkpoint-activations",
+    "recompute",
+    is_flag=True,
+    help="Compute activations again for the gradients: less memory, a third more work.",
+)
+@click.option("--shard", is_flag=True, help="Spread the network over the GPUs (FSDP).")
 @click.option("--cpu", is_flag=True, help="Stay on the CPU.")
-def train(preset: str, out: Path | None, **options: Any) -> None:
-    """Train a network; a run that was interrupted goes on where its last checkpoint is."""
+@click.option("--dry-run", is_flag=True, help="Print settings, size, costs and length; do no work.")
+def train(preset: str, out: Path | None, data: Path | None, dry_run: bool, **options: Any) -> None:
+    """Train a network; a run that was interrupted goes on where its last checkpoint is.
+
+    On several GPUs: `accelerate launch -m erdpaper train --preset PRESET ...`.
+    """
     from erdpaper.datasets import DatasetError
+    from erdpaper.fullscale import plan, train
     from erdpaper.images import command
     from erdpaper.training import TrainingError
 
-    folder = out or data_dir().parent / "runs" / "train" / preset
     try:
-        path = command.train(command.Request(preset, folder, **options))
+        if dry_run:
+            planned = plan.plan(command.Request(preset, out or Path(), **options))
+            _say("\n".join(plan.lines(planned)))
+            return
+        train.row(preset)
+        folder = out or data_dir().parent / "runs" / "train" / preset
+        path = train.train(command.Request(preset, folder, **options), data)
     except (ValueError, DatasetError, TrainingError) as error:
         raise Refusal(str(error)) from error
-    click.echo(f"the network: {path}")
+    _say(f"the network: {path}")
+
+
+def _say(text: str) -> None:
+    """Print once, however many processes a launcher started."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(text)

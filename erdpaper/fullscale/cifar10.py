@@ -48,10 +48,15 @@ def read(folder: str | Path, split: str = "train") -> Images:
     green and blue planes one after another. A file that is missing, of another size, or that holds
     a label above 9 raises DatasetError, which names it, before any is parsed.
     """
+    pixels, labels = read_bytes(folder, split)
+    return Images(pixels.float().div_(127.5).sub_(1), labels)
+
+
+def read_bytes(folder: str | Path, split: str = "train") -> tuple[Tensor, Tensor]:
+    """The same images as bytes (N, 3, 32, 32), and their labels (N,), int64."""
     paths = files(folder, split)
     records = torch.cat([_records(path) for path in paths])  # (N, 1 + 3072)
-    images = records[:, 1:].float().div_(127.5).sub_(1).reshape(-1, *SHAPE)
-    return Images(images, records[:, 0].long())
+    return records[:, 1:].reshape(-1, *SHAPE), records[:, 0].long()
 
 
 def files(folder: str | Path, split: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """Images kept as files, a folder for each class."""
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from erdpaper.datasets import DatasetError
 
-_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
 def class_names(root: str | Path) -> tuple[str, ...]:
@@ -32,18 +33,25 @@ def read_images(folder: str | Path, size: int, limit: int | None = None) -> Tens
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder of images")
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
     if not paths:
-        raise DatasetError(f"{folder} holds no images ({', '.join(_SUFFIXES)})")
+        raise DatasetError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
     return torch.stack([_square(path, size) for path in sorted(paths)[:limit]])
+
+
+def rgb(source: Path | IO[bytes], name: str) -> Image.Image:
+    """An image, decoded to the end, DatasetError with its name if it cannot be."""
+    try:
+        with Image.open(source) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise DatasetError(f"{name} is missing") from None
+    # Pillow reports what is broken in a file in more ways than it documents
+    except Exception as error:
+        raise DatasetError(f"{name} cannot be read as an image ({error})") from error
 
 
 def _square(path: Path, size: int) -> Tensor:
     """(3, size, size), bytes."""
-    try:
-        with Image.open(path) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-    # Pillow reports what is broken in several ways
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path} cannot be read as an image ({error})") from error
+    fitted = ImageOps.fit(rgb(path, str(path)), (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
