@@ -8,6 +8,7 @@ import types
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -88,6 +89,15 @@ class Choice:
         """Raise ParameterError unless the value is one of the options."""
         if not isinstance(value, str) or value not in self.options:
             raise ParameterError(f"{name} must be one of {', '.join(self.options)}, not {value!r}")
+
+
+class Folder:
+    """A folder that exists, or the empty text for none."""
+
+    def check(self, name: str, value: object) -> None:
+        """Raise ParameterError unless the value is the path of a folder, or empty."""
+        if not isinstance(value, str) or (value and not Path(value).is_dir()):
+            raise ParameterError(f"{name} must be an existing folder or empty, not {value!r}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erdpaper import notebook
-from erdpaper.notebook import Choice, Integer, Number, ParameterError, Run
+from erdpaper.notebook import Choice, Folder, Integer, Number, ParameterError, Run
 
 CLAIMS = """
 - id: 90.example
@@ -219,6 +219,14 @@ def test_pick_refuses_unknown_profiles_and_needs_cpu() -> None:
         begin().pick(cpu=1, fast=2)
     with pytest.raises(ValueError, match="needs an amount for cpu"):
         begin().pick(smoke=1)
+
+
+def test_own_folder(tmp_path: Path) -> None:
+    for good in ("", str(tmp_path)):
+        Folder().check("runs", good)
+    for bad in (str(tmp_path / "nowhere"), __file__, 3, None, Path(tmp_path)):
+        with pytest.raises(ParameterError, match="runs must be an existing folder or empty, not"):
+            Folder().check("runs", bad)
 
 
 def test_specs_refuse_to_be_empty() -> None:

@@ -22,6 +22,7 @@ WRONG = [{"profile": "huge"}, {"seed": -1}, {"seed": "abc"}, {"device": "tpu"}, 
 WRONG_OWN: dict[str, list[dict[str, object]]] = {
     "02_elbo_bayes_decomposition": [{"queries": 1}, {"queries": "many"}],
     "05_erd_derivation": [{"queries": 1}, {"queries": "many"}, {"logsnr_max": 0}],
+    "08_full_scale": [{"peak": 0}, {"share": 1.5}, {"runs": "/nowhere"}],
     "10_endpoint_estimates": [{"model": "mnist"}],
     "11_pca_speciation": [{"model": "mnist"}],
     "12_injection": [{"model": "mnist"}],

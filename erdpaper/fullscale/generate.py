@@ -163,7 +163,7 @@ def labels_of(images: range, request: Request, classes: int) -> Tensor | None:
 
 
 def noise_of(images: range, request: Request, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise (n, *shape) of some images, float32, on the CPU."""
+    """Standard normal noise (n, shape...) of some images, float32, on the CPU."""
     rows = [
         torch.randn(shape, generator=generator_for(request.seed, _NOISE, image)) for image in images
     ]

@@ -78,9 +78,10 @@ class Index:
             facts["shards"] = tuple(Shard(**shard) for shard in facts["shards"])
             lists = {name: tuple(facts[name]) for name in ("shape", "classes")}
             found = cls(**facts | lists)
+            count = sum(shard.count for shard in found.shards)
         except (KeyError, TypeError) as error:
             raise DatasetError(f"{path} is no index of encoded data ({error})") from None
-        if found.stored not in STORED or sum(shard.count for shard in found.shards) != found.count:
+        if found.stored not in STORED or count != found.count:
             raise DatasetError(f"{path} contradicts itself: encode the data anew")
         return found
 
@@ -141,7 +142,7 @@ class Shards:
         return Shards, (self.folder,)
 
     def take(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Examples (n, *shape), float32, of indices (n,) in 0..N-1, in their order.
+        """Examples (n, shape...), float32, of indices (n,) in 0..N-1, in their order.
 
         All chance comes from the generator, on the CPU: first the n choices of a flipped image, if
         there are any, then the n draws of the posterior mean + std noise, if it is stored.
@@ -175,7 +176,7 @@ class Shards:
                 )
 
     def _rows(self, indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> list[NDArray[Any]]:
-        """The stored tensors (n, *shape) of some images, read file after file."""
+        """The stored tensors (n, shape...) of some images, read file after file."""
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
             raise ValueError(f"indices must lie in 0..{len(self) - 1}, the images there are")
         wanted = STORED[self.index.stored]
