@@ -8,6 +8,7 @@ the same bytes.
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
 import os
 import tempfile
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from erdpaper import palette
 from erdpaper.files import write_atomically
 
 # Set for every kernel unless the caller's environment says otherwise: one thread each, because
@@ -93,7 +95,7 @@ def _assignments(code: str) -> dict[str, object]:
 
 
 def scrub(notebook: Any) -> None:
-    """Remove in place what two runs of the same notebook need not share."""
+    """Remove in place what two runs of a notebook need not share, and reduce its pictures."""
     for key in _VOLATILE_NOTEBOOK:
         notebook.metadata.pop(key, None)
     notebook.metadata["kernelspec"] = {
@@ -111,6 +113,8 @@ def scrub(notebook: Any) -> None:
             del cell.metadata["tags"]
         if cell.cell_type == "code":
             cell.outputs = _joined_streams(cell.outputs)
+            for output in cell.outputs:
+                _reduce_picture(output)
         cell.id = _cell_id(cell, seen)
 
 
@@ -119,6 +123,14 @@ def _cell_id(cell: Any, seen: dict[str, int]) -> str:
     digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
     seen[digest] = seen.get(digest, 0) + 1
     return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+
+
+def _reduce_picture(output: Any) -> None:
+    """Give a PNG output few colours: it is kept three times, in notebook, page and download."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        png = palette.reduced(base64.b64decode(data["image/png"]))
+        data["image/png"] = base64.b64encode(png).decode("ascii")
 
 
 def _joined_streams(outputs: list[Any]) -> list[Any]:

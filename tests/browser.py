@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from playwright.sync_api import Browser, sync_playwright
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -25,6 +27,16 @@ def find_chromium() -> str:
             "install it (on Debian: apt-get install chromium) or set CHROMIUM to its path"
         )
     return browser
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """The browser, while the context lasts; RuntimeError where there is none."""
+    path = find_chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

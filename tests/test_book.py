@@ -6,21 +6,24 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+import pages
 import pytest
 import yaml
-from browser import FLAGS, find_chromium, served
-from playwright.sync_api import Browser, Page, sync_playwright
+from browser import find_chromium, launched, served
+from pages import HEIGHT, WIDTHS, Links, Visit, visited
+from playwright.sync_api import Browser, Page
+
+from erdpaper.players import DATA
 
 ROOT = Path(__file__).resolve().parents[1]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
 PAGES = [f"{name}.html" for name in ["index", TOC["root"], *CHAPTERS, "genindex", "search"]]
-WIDTHS = (1280, 390)
+THEMES = ("light", "dark")
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,11 @@ def address(book: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     try:
-        path = find_chromium()
+        find_chromium()
     except RuntimeError as error:
         pytest.fail(str(error), pytrace=False)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 def test_book_builds_without_a_warning(built: Built) -> None:
@@ -74,90 +75,153 @@ def test_book_builds_without_a_warning(built: Built) -> None:
     assert "WARNING" not in built.said
 
 
-@dataclass
-class Visit:
-    """What a page asked for and complained about while it was open."""
-
-    page: Page
-    complaints: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
+@pytest.fixture(scope="module")
+def links(book: Path) -> dict[str, Links]:
+    paths = [path for path in book.rglob("*.html") if "_static" not in path.parts]
+    return {path.relative_to(book).as_posix(): Links(path) for path in paths}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", params=PAGES, ids=lambda path: path.removesuffix(".html"))
 def visit(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visit]:
-    path, width = request.param
-    page = browser.new_page(viewport={"width": width, "height": 844})
-    visit = Visit(page)
-    page.on("console", lambda m: m.type == "error" and visit.complaints.append(m.text))
-    page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    page.on("requestfailed", lambda r: visit.complaints.append(f"failed: {r.url}"))
-    page.on("request", lambda r: visit.requests.append(r.url))
-    page.goto(address + path)
-    page.wait_for_load_state("networkidle")
-    page.evaluate("() => window.MathJax?.startup?.promise")
-    yield visit
-    page.close()
+    """Each page in turn, opened once for all the tests that follow."""
+    with visited(browser, address + request.param) as visit:
+        yield visit
 
 
-every_page = pytest.mark.parametrize(
-    "visit",
-    [(page, width) for page in PAGES for width in WIDTHS],
-    indirect=True,
-    ids=lambda value: f"{value[0].removesuffix('.html')}-{value[1]}",
-)
+def test_pictures_and_equations_are_drawn(visit: Visit) -> None:
+    assert pages.images_without_picture_or_words(visit.page) == []
+    assert pages.equations_not_rendered(visit.page) == []
 
 
-@every_page
-def test_page_works(visit: Visit, address: str) -> None:
+@pytest.mark.parametrize("theme", THEMES)
+def test_nothing_is_wider_than_the_page(visit: Visit, theme: str) -> None:
+    for width in WIDTHS:
+        visit.show(theme, width)
+        page_width = visit.page.evaluate("document.documentElement.scrollWidth")
+        assert page_width <= width, pages.too_wide(visit.page)
+
+
+def test_tab_reaches_every_control_and_shows_where_it_is(visit: Visit) -> None:
+    visit.show("light")
+    page = visit.page
+    count = pages.count_stops(page)
+    assert count > 5
+    for _ in range(count + 2):
+        page.keyboard.press("Tab")
+    assert pages.stops_missed(page) == []
+
+
+def test_figures_stay_on_white_on_a_dark_page(visit: Visit) -> None:
+    visit.show("dark")
+    backs = visit.page.evaluate("""() => [...document.querySelectorAll('main figure img')].map(
+        i => getComputedStyle(i).backgroundColor)""")
+    assert set(backs) <= {"rgb(255, 255, 255)"}
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_axe_finds_nothing(visit: Visit, theme: str) -> None:
+    visit.show(theme)
+    assert pages.barriers(visit.page) == []
+
+
+def test_nothing_failed_and_nothing_came_from_elsewhere(visit: Visit, address: str) -> None:
     assert visit.complaints == []
     outside = [url for url in visit.requests if not url.startswith((address, "data:", "blob:"))]
     assert outside == [], "a request left this machine"
-    assert images_without_picture_or_words(visit.page) == []
-    assert equations_not_rendered(visit.page) == []
-    page_width = visit.page.evaluate("document.documentElement.scrollWidth")
-    assert page_width <= visit.page.viewport_size["width"], too_wide(visit.page)
 
 
-def images_without_picture_or_words(page: Page) -> list[str]:
-    # Sphinx puts the file name where a notebook gives no words
-    return page.evaluate("""() => [...document.querySelectorAll('img')].filter(i =>
-        !i.complete || i.naturalWidth == 0 || !i.alt.trim() || /\\.(png|svg|jpe?g)$/.test(i.alt)
-    ).map(i => `${i.src}: ${i.alt}`)""")
+def test_equations_are_drawn_with_the_fonts_of_the_book(browser: Browser, address: str) -> None:
+    with visited(browser, f"{address}{CHAPTERS[0]}.html") as visit:
+        assert visit.page.locator("mjx-container").count() > 10
+        fonts = [url for url in visit.requests if url.endswith(".woff")]
+        assert fonts and all("/_static/mathjax/output/chtml/fonts/" in url for url in fonts)
 
 
-def equations_not_rendered(page: Page) -> list[str]:
-    return page.evaluate("""() => [...document.querySelectorAll('.math')].filter(m =>
-        !m.querySelector('mjx-container') || m.querySelector('mjx-merror, [data-mjx-error]')
-    ).map(m => m.textContent)""")
+def page_with_player(name: str) -> str:
+    found = [
+        p for p in (ROOT / "notebooks").glob("*.md") if f"{{player}} {name}\n" in p.read_text()
+    ]
+    assert len(found) == 1, f"one chapter has the player {name}"
+    return f"notebooks/{found[0].stem}.html"
 
 
-def too_wide(page: Page) -> list[str]:
-    return page.evaluate("""() => [...document.querySelectorAll('main *')].filter(e =>
-        e.getBoundingClientRect().right > innerWidth + 1
-    ).slice(0, 5).map(e => e.outerHTML.slice(0, 200))""")
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_player_follows_keys_lists_and_the_play_button(
+    browser: Browser, book: Path, name: str, width: int
+) -> None:
+    # from disk, as most readers open it
+    url = (book / page_with_player(name)).as_uri()
+    with visited(browser, url, viewport={"width": width, "height": HEIGHT}) as visit:
+        player = visit.page.locator(f"#player-{name}")
+        slider, readout = player.get_by_role("slider"), player.locator("output")
+        first = readout.inner_text()
+        slider.press("ArrowRight")
+        assert readout.inner_text() != first and slider.get_attribute("aria-valuetext")
+        slider.press("ArrowLeft")
+        assert readout.inner_text() == first
+        for choice in player.get_by_role("combobox").all():
+            before = readout.inner_text()
+            choice.select_option(choice.evaluate("s => s.options[s.options.length - 1].value"))
+            assert readout.inner_text() != before
+        at = float(slider.input_value())
+        player.get_by_role("button", name="Play").press("Enter")
+        visit.page.wait_for_function(
+            "([s, at]) => Number(s.value) !== at", arg=[slider.element_handle(), at]
+        )
+        player.get_by_role("button", name="Pause").press("Enter")
+        paused = slider.input_value()
+        visit.page.wait_for_timeout(700)
+        assert slider.input_value() == paused
+        assert player.get_by_role("button", name="Play").is_visible()
+        outside = [u for u in visit.requests if not u.startswith(("file:", "data:", "blob:"))]
+        assert outside == []
+        # browsers refuse the theme's preloads of fonts from disk; its script draws the icons
+        refused = ("webfonts/fa-", "Failed to load resource")
+        assert [c for c in visit.complaints if not any(part in c for part in refused)] == []
 
 
-@pytest.mark.parametrize("visit", [(f"{c}.html", 1280) for c in CHAPTERS[:1]], indirect=True)
-def test_equations_are_drawn_with_the_fonts_of_the_book(visit: Visit) -> None:
-    assert visit.page.locator("mjx-container").count() > 10
-    fonts = [url for url in visit.requests if url.endswith(".woff")]
-    assert fonts and all("/_static/mathjax/output/chtml/fonts/" in url for url in fonts)
+def test_player_makes_single_steps_where_motion_is_unwanted(browser: Browser, address: str) -> None:
+    url = address + page_with_player("trajectories")
+    with visited(browser, url, reduced_motion="reduce") as visit:
+        player = visit.page.locator("#player-trajectories")
+        player.get_by_role("button", name="Step").click()
+        visit.page.wait_for_timeout(500)
+        assert player.get_by_role("slider").input_value() == "1"
 
 
-@pytest.mark.parametrize("visit", [(f"{c}.html", 390) for c in CHAPTERS[:1]], indirect=True)
-def test_figures_stay_on_white_on_a_dark_page(visit: Visit) -> None:
-    visit.page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    backs = visit.page.evaluate("""() => [...document.querySelectorAll('div.cell_output img')].map(
-        i => getComputedStyle(i).backgroundColor)""")
-    assert backs and set(backs) == {"rgb(255, 255, 255)"}
+@pytest.mark.parametrize("name", DATA)
+def test_player_leaves_a_sentence_on_paper_and_without_scripts(
+    browser: Browser, address: str, name: str
+) -> None:
+    url = address + page_with_player(name)
+    sentence = "This figure is moved by a slider: on screen, with scripts allowed."
+    with visited(browser, url) as visit:
+        player = visit.page.locator(f"#player-{name}")
+        assert player.get_by_text(sentence).is_hidden()
+        visit.page.emulate_media(media="print")
+        assert player.get_by_text(sentence).is_visible()
+        assert player.get_by_role("slider").is_hidden()
+    with visited(browser, url, java_script_enabled=False) as visit:
+        assert visit.page.locator(f"#player-{name}").get_by_text(sentence).is_visible()
 
 
-LEDGER = [("book/ledger.html", width) for width in WIDTHS]
+def test_site_and_pages_are_small(book: Path, links: dict[str, Links]) -> None:
+    total = sum(path.stat().st_size for path in book.rglob("*") if path.is_file())
+    assert total < 25e6
+    for page, found in links.items():
+        # what a page brings along, apart from what all pages share
+        own = {urljoin(page, target) for target in found.targets if "_images/" in target}
+        parts = [book / page, *(book / path for path in own)]
+        assert sum(path.stat().st_size for path in parts) < 2.5e6, page
 
 
-@pytest.mark.parametrize("visit", LEDGER, indirect=True)
-def test_ledger_is_filtered_and_sorted_in_the_page(visit: Visit) -> None:
-    page = visit.page
+def test_ledger_is_filtered_and_sorted_in_the_page(browser: Browser, address: str) -> None:
+    with visited(browser, address + "book/ledger.html") as visit:
+        filter_and_sort(visit.page)
+
+
+def filter_and_sort(page: Page) -> None:
     shown = page.locator("table.claims-ledger tbody tr:visible")
     total = shown.count()
     page.get_by_label("Verdict", exact=True).select_option("does not hold")
@@ -177,29 +241,6 @@ def test_ledger_is_filtered_and_sorted_in_the_page(visit: Visit) -> None:
     page.get_by_label("Order", exact=True).select_option("chapter")
     chapters = [text.split(".")[0] for text in shown.locator("code").all_inner_texts()]
     assert len(chapters) == total and chapters == sorted(chapters)
-
-
-class Links(HTMLParser):
-    """The links, sources and ids of one page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.targets: list[str] = []
-        self.ids: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        values = dict(attributes)
-        self.ids += [values["id"]] if values.get("id") else []
-        for name in ("href", "src"):
-            if values.get(name):
-                self.targets.append(str(values[name]))
-
-
-@pytest.fixture(scope="module")
-def links(book: Path) -> dict[str, Links]:
-    paths = [path for path in book.rglob("*.html") if "_static" not in path.parts]
-    return {path.relative_to(book).as_posix(): Links(path) for path in paths}
 
 
 def test_internal_links_resolve_with_their_anchors(book: Path, links: dict[str, Links]) -> None:

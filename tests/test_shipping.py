@@ -21,10 +21,13 @@ BOOK_ONLY = {
     "erdpaper.claims.coverage_nodes",
     "erdpaper.claims.ledger_nodes",
     "erdpaper.claims.sphinx_ext",
+    "erdpaper.effort",
     "erdpaper.execution",
     "erdpaper.gallery",
+    "erdpaper.players.sphinx_ext",
     "erdpaper.pool",
     "erdpaper.runner",
+    "erdpaper.trim",
 }
 IMPORT_ALL = """
 import importlib, pkgutil, sys

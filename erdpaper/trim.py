@@ -1,0 +1,45 @@
+"""Sphinx extension: tidy what Sphinx and its theme bring into the built book.
+
+What no page asks for is left out: maps to the sources of scripts and styles, the translations of
+the theme's words, which are in the pages already, and fonts for browsers from before woff2.
+Entries of a bibliography get the role that replaced `doc-biblioentry`, an item of the list.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+_PATTERNS = ("**/*.map", "vendor/fontawesome/*/webfonts/*.ttf")
+
+
+def trim(static: Path) -> None:
+    """Delete these files from a folder of static files."""
+    for path in [path for pattern in _PATTERNS for path in static.glob(pattern)]:
+        path.unlink()
+    shutil.rmtree(static / "locales", ignore_errors=True)
+
+
+def _trim_build(app: Sphinx, error: Exception | None) -> None:
+    if error is None and app.builder.format == "html":
+        trim(Path(app.outdir) / "_static")
+
+
+def with_list_items(body: str) -> str:
+    """The HTML of a page whose bibliography is a list of items."""
+    return body.replace('role="doc-biblioentry"', 'role="listitem"')
+
+
+def _correct_roles(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    if "body" in context:
+        context["body"] = with_list_items(context["body"])
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Correct each page and trim after every build; called by Sphinx."""
+    app.connect("html-page-context", _correct_roles)
+    app.connect("build-finished", _trim_build)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,23 @@
+"""What no page asks for goes, and everything else stays."""
+
+from pathlib import Path
+
+from erdpaper.trim import trim, with_list_items
+
+
+def test_only_maps_translations_and_old_fonts_go(tmp_path: Path) -> None:
+    fonts = "vendor/fontawesome/6.5.2/webfonts/fa-solid-900"
+    kept = {"scripts/bootstrap.js", "styles/theme.css", f"{fonts}.woff2", "mathjax/a.woff"}
+    gone = {"scripts/bootstrap.js.map", "styles/theme.css.map", f"{fonts}.ttf", "locales/de/x.mo"}
+    for name in kept | gone:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    trim(tmp_path)
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == kept
+
+
+def test_entries_of_a_bibliography_are_items_of_a_list() -> None:
+    entry = '<div class="citation" id="a" role="{}">A. Author</div>'
+    assert with_list_items(entry.format("doc-biblioentry")) == entry.format("listitem")
