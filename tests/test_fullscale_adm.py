@@ -140,3 +140,16 @@ def test_damage_is_found(tmp_path: Path) -> None:
     path.write_bytes(changed)
     with pytest.raises(DatasetError, match=r"a.npz is no npz, or a damaged one \(Bad CRC-32"):
         list(Images(path).batches(7))
+    np.savez_compressed(path, pictures(50))
+    changed = bytearray(path.read_bytes())
+    # behind the header, its name and its extra field the first block has a kind that there is not
+    changed[30 + sum(changed[26:30])] = 0xFF
+    path.write_bytes(changed)
+    with pytest.raises(DatasetError, match=r"a.npz is no npz, or a damaged one \(Error -3"):
+        list(Images(path).batches(7))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", b"junk")
+    with pytest.raises(DatasetError, match=r"a.npz: arr_0 is no array of numpy"):
+        Images(path)
+    with pytest.raises(DatasetError, match=r"cannot be read \(Is a directory\)"):
+        Images(tmp_path)

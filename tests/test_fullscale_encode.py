@@ -220,6 +220,29 @@ def test_a_damaged_file_is_made_anew(images: Path, vae: Path, whole: Path, tmp_p
     }
 
 
+@pytest.mark.parametrize("broken", ["index.json", "work/shard-00004.json", "work/shard-00001.json"])
+@pytest.mark.parametrize("raw", ["", "[]", '{"format": 1}'])
+def test_damaged_facts_are_found_and_made_anew(
+    broken: str, raw: str, images: Path, vae: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / broken).write_text(raw)
+    # nobody would notice if only what is noted were looked at
+    (out / "shard-00004.safetensors").write_bytes(b"damaged")
+    encode.run(request(images, out, encoder=str(vae), flip=True))
+    assert small.contents(out) == small.contents(whole)
+    assert small.contents(out / "work") == small.contents(whole / "work")
+
+
+def test_a_damaged_plan_is_named(images: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "work" / "plan.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"plan.json is damaged; delete .*out to encode anew"):
+        encode.run(request(images, out))
+
+
 @pytest.fixture
 def copied(images: Path, tmp_path: Path) -> Path:
     shutil.copytree(images, tmp_path / "images")
@@ -495,6 +518,7 @@ def test_the_command_passes_all_on(
         (["--images", "a", "--out", "x", "--sample"], "--sample needs an --encoder"),
         (["--images", "nowhere", "--out", "{}"], "nowhere is not a folder; it must hold a folder"),
         (["--cifar10", "nowhere", "--check"], "nowhere/data_batch_1.bin is missing; unpack cifar"),
+        (["--images", "a" * 300, "--check"], f"{'a' * 300}: File name too long"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(

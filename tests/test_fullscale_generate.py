@@ -435,8 +435,15 @@ def refusals() -> list[tuple[dict[str, Any], str]]:
         ({"steps": 0}, "the number of steps must be an integer of at least 1, got 0"),
         ({"steps": 1001}, "has 1000 levels, too few for 1001 steps"),
         ({"scale": math.nan}, "the guidance scale must be a finite number, got nan"),
-        ({"interval": (0.8, 0.2)}, "must satisfy 0 <= LOW < HIGH <= 1, got 0.8 and 0.2"),
-        ({"interval": (0.0, 1.5)}, "must satisfy 0 <= LOW < HIGH <= 1, got 0.0 and 1.5"),
+        ({"interval": (0.0, 0.8)}, "an interval needs guidance: give a scale other than 1"),
+        (
+            {"interval": (0.8, 0.2), "scale": 2.0},
+            "must satisfy 0 <= LOW < HIGH <= 1, got 0.8 and 0.2",
+        ),
+        (
+            {"interval": (0.0, 1.5), "scale": 2.0},
+            "must satisfy 0 <= LOW < HIGH <= 1, got 0.0 and 1.5",
+        ),
         ({"classes": (3, 10)}, "classes must lie in 0..9, got 10"),
         ({"decoder": "/"}, "no AutoencoderKL can be loaded from '/'"),
         ({"run": Path("none")}, "none is no run of erdpaper train: it holds no config.json"),
@@ -492,6 +499,29 @@ def test_a_run_that_cannot_be_sampled_is_refused(tmp_path: Path) -> None:
     (unfinished / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is not JSON"):
         runs.load(unfinished)
+    for raw in ("5", "[]"):
+        (unfinished / "config.json").write_text(raw)
+        with pytest.raises(ValueError, match=r"config.json holds no settings of a run"):
+            runs.load(unfinished)
+    (unfinished / "config.json").unlink()
+    (unfinished / "config.json").symlink_to("config.json")
+    with pytest.raises(ValueError, match=r"it holds no config\.json"):
+        runs.load(unfinished)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"schedule": "sine"}, r"config.json: unknown schedule 'sine'; use one of cosine, "),
+        ({"target": "z"}, "unknown target 'z'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    small_runs.run(tmp_path / "run", **changes)
+    with pytest.raises(ValueError, match=sentence):
+        runs.load(tmp_path / "run")
 
 
 def test_pixels_without_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,6 +577,11 @@ def test_the_command_says_what_it_made_or_why_not(
     assert result.exit_code == 0, result.output
     assert result.stdout == f"the samples: {request_.out}\n"
     assert set(arrays(request_.out)[1].tolist()) == {3}
+    monkeypatch.setenv("RANK", "1")
+    result = CliRunner().invoke(main, arguments)
+    # all processes but the first are silent
+    assert result.exit_code == 0 and result.stdout == ""
+    monkeypatch.delenv("RANK")
     result = CliRunner().invoke(main, command(request_)[2:])
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
     assert "holds samples with classes [3], not []" in result.stderr

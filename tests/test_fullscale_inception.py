@@ -1,6 +1,7 @@
 """The Inception network against its published names and a direct computation in float64."""
 
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -388,6 +389,19 @@ def test_what_is_no_inception_is_refused(tmp_path: Path) -> None:
         extractors.load(path, CPU)
     with pytest.raises(ValueError, match="the divisor must be 1, 2, 4, 8 or 16, got 3"):
         Inception(3)
+
+
+def test_what_is_no_file_of_weights_is_one_sentence(tmp_path: Path) -> None:
+    sentence = r"holds no weights that can be read \(.+\): fetch "
+    for name, raw in (("text.pth", b"hello"), ("empty.pth", b""), ("a.safetensors", b"hello")):
+        (tmp_path / name).write_bytes(raw)
+        with pytest.raises(ValueError, match=f"{name} {sentence}"):
+            extractors.load(tmp_path / name, CPU)
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("script/code/a.py", "")
+    with pytest.raises(ValueError, match=f"script.pt {sentence}") as caught:
+        extractors.load(tmp_path / "script.pt", CPU)
+    assert "\n" not in str(caught.value)
 
 
 def test_nothing_in_a_file_can_run(tmp_path: Path) -> None:

@@ -228,6 +228,13 @@ def test_a_plan_follows_the_devices() -> None:
         plan.plan(request, 3)
 
 
+def test_a_network_without_an_average_has_no_memory_for_it() -> None:
+    found = plan.plan(command.Request("fashion-classifier", Path())).memory
+    assert found.average == 0 and found.total == 4 * found.parameters + found.activations
+    kept = plan.plan(command.Request("rehearsal-erd", Path())).memory
+    assert kept.average == kept.parameters > 0
+
+
 def test_a_plan_of_another_length_is_that_of_the_run() -> None:
     short = plan.plan(command.Request("cifar10-unet-erd", Path(), steps=1_000, seed=4))
     assert short.settings["warmup"] == 100 and short.settings["seed"] == 4

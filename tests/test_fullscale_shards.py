@@ -215,6 +215,7 @@ def test_folders_without_an_index_are_told_apart(tmp_path: Path) -> None:
         ({"flipped": True}, "shard-00000.safetensors does not hold what index.json says"),
         ({"count": N + 1}, "contradicts itself"),
         ({"stored": "means"}, "contradicts itself"),
+        ({"shards": [{"file": "a", "count": "3", "sha256": ""}]}, "is no index of encoded data"),
         ({"color": "red"}, "is no index of encoded data .*color"),
     ],
 )

@@ -292,6 +292,7 @@ def test_what_cannot_be_run_is_one_sentence(
         os.environ.pop("ACCELERATE_USE_FSDP", None)
     assert result.exit_code == 2 and result.stdout == ""
     assert result.stderr.startswith(f"Error: {sentence}") and result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_keeps_its_activations_says_so(train: Train, tmp_path: Path) -> None:
@@ -301,3 +302,8 @@ def test_what_keeps_its_activations_says_so(train: Train, tmp_path: Path) -> Non
             train(*asked, "--out", str(tmp_path / "run")),
             "MLP-latent keeps its activations; a DiT, U-ViT or UNet can recompute them",
         )
+
+
+def test_fewer_images_than_the_preset_stands_for_are_said(data: Path) -> None:
+    with pytest.warns(UserWarning, match=r"holds 150 images, not the 60,000 of images of 28x28"):
+        fullscale.found("rehearsal-erd", data)

@@ -205,6 +205,14 @@ def test_another_configuration_is_one_sentence(
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
 
 
+@pytest.mark.parametrize("raw", ["", "{", "[]", "5"])
+def test_a_damaged_configuration_is_one_sentence(tmp_path: Path, raw: str) -> None:
+    list(islice(folder(tmp_path).run(trainer()), 6))
+    (tmp_path / "config.json").write_text(raw)
+    with pytest.raises(TrainingError, match=r"config.json is damaged; delete .* to start anew"):
+        next(folder(tmp_path).run(trainer()))
+
+
 def test_checkpoints_need_steps_between_them(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one step between them, got 0"):
         folder(tmp_path, 0)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_training import RECIPE, losses, network, stream, trainer
+from small_training import RECIPE, Dropping, losses, network, stream, trainer
 from torch import Tensor, nn
 
 from erdpaper import training
 from erdpaper.training import Batch, Recipe, Trainer
+from erdpaper.training.loop import Alone
 
 F64 = torch.float64
 
@@ -162,6 +163,27 @@ def test_accumulation_changes_no_step(parts: int) -> None:
 def test_accumulation_needs_equal_parts() -> None:
     with pytest.raises(ValueError, match=r"batch of 8 cannot be cut into 1 \(processes\) x 3"):
         next(trainer(accumulate=3).run())
+
+
+class Second(Alone):
+    process_index = 1
+
+
+def test_every_process_drops_others_and_goes_on_as_it_would_have() -> None:
+    def dropping(engine: Alone, until: int) -> Trainer:
+        run = trainer(net=Dropping(network()), ema=None)
+        run.engine = engine
+        # a batch of which this one process has all
+        losses(run, until)
+        return run
+
+    first, second = dropping(Alone(), 12), dropping(Second(), 12)
+    mine, other = (list(run.model.parameters()) for run in (first, second))
+    assert not any(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
+    stopped = dropping(Second(), 5)
+    torch.manual_seed(99)
+    losses(stopped)
+    assert all(map(torch.equal, stopped.model.parameters(), other))
 
 
 def test_stopping_on_the_way_and_going_on_is_the_whole_run() -> None:

@@ -2,7 +2,7 @@
 
 import click
 
-from erdpaper.cli import book, encode, evaluate, kept, sample, scale
+from erdpaper.cli import book, encode, evaluate, kept, pack, sample, scale
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,6 +16,7 @@ for _command in (
     encode.encode,
     scale.train,
     sample.sample,
+    pack.pack,
     evaluate.evaluate,
     *(kept.models, kept.toys, kept.theorems, kept.kernels, kept.weighting, kept.regimes),
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -11,6 +12,12 @@ class Refusal(click.ClickException):
     """A wrong request: one sentence on stderr, exit status 2."""
 
     exit_code = 2
+
+
+def say(text: str) -> None:
+    """Print once, however many processes a launcher started."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(text)
 
 
 def data_dir() -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from erdpaper.cli.base import Refusal
+from erdpaper.cli.base import Refusal, say
 
 _KINDS = ("images", "dataset", "cifar10", "celeba")
 _POSITIVE, _NATURAL = click.IntRange(min=1), click.IntRange(min=0)
@@ -71,9 +71,11 @@ def encode(split: str, classes: int | None, out: Path | None, check: bool, **opt
     try:
         if check:
             count = work.check(where, options["side"], options["workers"])
-            click.echo(f"{count:,} images, none of them broken")
+            say(f"{count:,} images, none of them broken")
         else:
             assert out is not None
-            click.echo(f"encoded: {work.run(work.Request(where, out, **options))}")
+            say(f"encoded: {work.run(work.Request(where, out, **options))}")
     except (ValueError, DatasetError) as error:
         raise Refusal(str(error)) from error
+    except OSError as error:
+        raise Refusal(f"{error.filename or where.place}: {error.strerror}") from error

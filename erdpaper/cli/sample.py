@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from erdpaper.cli.base import Refusal
+from erdpaper.cli.base import Refusal, say
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -62,4 +62,4 @@ def sample(**options: Any) -> None:
         raise Refusal(str(error)) from error
     except OSError as error:
         raise Refusal(f"{options['out']} cannot be written: {error.strerror}") from error
-    click.echo(f"the samples: {path}")
+    say(f"the samples: {path}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from erdpaper.cli.base import Refusal, data_dir
+from erdpaper.cli.base import Refusal, data_dir, say
 
 
 @click.command()
@@ -61,17 +60,11 @@ def train(preset: str, out: Path | None, data: Path | None, dry_run: bool, **opt
     try:
         if dry_run:
             planned = plan.plan(command.Request(preset, out or Path(), **options))
-            _say("\n".join(plan.lines(planned)))
+            say("\n".join(plan.lines(planned)))
             return
         train.row(preset)
         folder = out or data_dir().parent / "runs" / "train" / preset
         path = train.train(command.Request(preset, folder, **options), data)
     except (ValueError, DatasetError, TrainingError) as error:
         raise Refusal(str(error)) from error
-    _say(f"the network: {path}")
-
-
-def _say(text: str) -> None:
-    """Print once, however many processes a launcher started."""
-    if os.environ.get("RANK", "0") == "0":
-        click.echo(text)
+    say(f"the network: {path}")

@@ -7,6 +7,7 @@ as JSON in the comment of the zip archive, where no reader of npz looks.
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,9 +118,13 @@ class Images:
         return archive.open(_IMAGES)
 
     def _header(self, file: IO[bytes]) -> Shape:
-        version = npy.read_magic(file)
-        read: Any = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        try:
+            version = npy.read_magic(file)
+            first = version == (1, 0)
+            read: Any = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
+            shape, fortran, dtype = read(file)
+        except ValueError as error:
+            raise DatasetError(f"{self.path}: arr_0 is no array of numpy ({error})") from None
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or fortran:
             raise DatasetError(
                 f"{self.path}: arr_0 must be bytes (N, H, W, 1 or 3), got {dtype} {shape}"
@@ -148,5 +153,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing") from None
-    except (zipfile.BadZipFile, EOFError) as error:
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror})") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DatasetError(f"{path} is no npz, or a damaged one ({error})") from None

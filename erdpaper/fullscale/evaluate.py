@@ -93,8 +93,10 @@ def evaluate(request: Request) -> Report:
             fidelity.Run(samples, request.reference, request.inception, request.batch, request.cpu)
         )
     else:
-        reference = statistics.reference(extractor, request.reference, request.batch)
-        found = statistics.measure(extractor, samples, request.batch, request.samples.name)
+        # recent GPUs would round the convolutions' inputs to ten bits
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            reference = statistics.reference(extractor, request.reference, request.batch)
+            found = statistics.measure(extractor, samples, request.batch, request.samples.name)
         values = compared(found, reference, device)
     report = Report(values, extractor.protocol, extractor.name, _facts(request, extractor))
     if request.out is not None:

@@ -8,14 +8,14 @@ import warnings
 import zipfile
 from hashlib import file_digest
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from erdpaper.datasets import DatasetError
 from erdpaper.files import write_atomically
 from erdpaper.fullscale.inception import SPATIAL, Features, Inception, resize
 
@@ -84,9 +84,12 @@ def load(path: Path | None, device: torch.device) -> Extractor:
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+    """The sha256 of a file, in hexadecimal, DatasetError for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def keep(source: Path, target: Path) -> None:
@@ -141,9 +144,9 @@ def _state(path: Path, digest: str) -> tuple[dict[str, Tensor], str | None]:
             return load_file(path), facts.get("sha256 of the source")
         # tensors only: nothing that the file says can run
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} holds no weights that can be read ({reason}): {FETCH}") from None
+    # what is no such file at all breaks torch's reader in any way
+    except Exception as error:
+        raise _unreadable(path, error) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} is no state dict of tensors: {FETCH}")
     return state, digest
@@ -160,8 +163,16 @@ def _script(path: Path, device: torch.device) -> Any:
     with warnings.catch_warnings():
         # the published file has this format, whatever torch thinks of it today
         warnings.simplefilter("ignore", DeprecationWarning)
-        module: Any = torch.jit.load(path, map_location=device)
+        try:
+            module: Any = torch.jit.load(path, map_location=device)
+        except RuntimeError as error:
+            raise _unreadable(path, error) from None
     return module.eval()
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return ValueError(f"{path} holds no weights that can be read ({reason}): {FETCH}")
 
 
 class Scripted:

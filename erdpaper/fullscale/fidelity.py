@@ -88,9 +88,11 @@ def values(run: Run) -> dict[str, float]:
 def _engine() -> Any:
     try:
         engine = import_module("torch_fidelity")
-    except ImportError:
+    # a torchvision that does not fit torch raises RuntimeError
+    except (ImportError, RuntimeError) as error:
         raise ValueError(
-            "--engine torch-fidelity needs it: pip install 'torch-fidelity>=0.4'"
+            f"--engine torch-fidelity cannot be loaded ({error}); "
+            "pip install 'torch-fidelity>=0.4' with a torchvision that fits torch"
         ) from None
     version = tuple(int(part) for part in engine.__version__.split(".")[:2])
     if version < _LEAST:

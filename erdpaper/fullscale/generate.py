@@ -118,6 +118,10 @@ def _check_guidance(request: Request, trained: Trained) -> None:
         raise ValueError(f"the guidance scale must be a finite number, got {request.scale}")
     if request.interval is not None:
         low, high = request.interval
+        if request.scale == 1:
+            raise ValueError(
+                "an interval needs guidance: give a scale other than 1, or leave it out"
+            )
         if not 0 <= low < high <= 1:
             raise ValueError(
                 f"the guidance interval must satisfy 0 <= LOW < HIGH <= 1, got {low} and {high}"

@@ -13,6 +13,7 @@ from erdpaper.images import build, command
 from erdpaper.images.presets import Preset, Tool, described
 from erdpaper.models.autoencoder import Autoencoder, Decoder
 from erdpaper.models.classifier import Classifier
+from erdpaper.training import share
 
 _FASHION = 60_000
 _GB = 1e9
@@ -51,22 +52,20 @@ def plan(request: command.Request, processes: int | None = None) -> Plan:
     settings = {"preset": request.preset, "seed": request.seed} | described(row) | vars(recipe)
     settings["precision"] = request.precision
     many = int(os.environ.get("WORLD_SIZE", "1")) if processes is None else processes
-    images, rest = divmod(row.batch, many * recipe.accumulate)
-    if rest or not images:
-        raise ValueError(
-            f"a batch of {row.batch} cannot be cut into {many} (processes) "
-            f"x {recipe.accumulate} (accumulation) equal parts"
-        )
+    images = share(row.batch, many, recipe.accumulate)
     way = Way(request.precision != "no", request.recompute, many, request.shard)
     model, inputs = _example(row)
     if request.recompute:
         build.recompute_activations(model, row.model)
     forward = costs.forward_operations(model, *inputs)
+    memory = costs.memory(model, images, way, *inputs)
+    if recipe.ema is None:
+        memory = memory._replace(average=0)
     return Plan(
         settings,
         costs.parameters(model),
         costs.step_operations(forward, row.batch),
-        costs.memory(model, images, way, *inputs),
+        memory,
         images,
         way,
         recipe.steps,

@@ -1,6 +1,7 @@
 """The network in a run folder of `erdpaper train`, with what is needed to sample from it."""
 
 import json
+import os
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from erdpaper import targets
 from erdpaper.images import build
 from erdpaper.schedules import Schedule
 
@@ -33,7 +35,7 @@ def load(folder: Path) -> Trained:
     """The averaged network of a finished run, for evaluation, on the CPU.
 
     Raises ValueError for a folder without a run, a run that is not finished or not of a diffusion
-    model, and weights that are not the configured network's.
+    model, settings that mean nothing, and weights that are not the configured network's.
     """
     config = _config(folder)
     weights = folder / "model.safetensors"
@@ -56,19 +58,27 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is no run of erdpaper train: it holds no {path.name}")
     try:
         config: dict[str, Any] = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({os.strerror(error.errno or 0)})") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no settings of a run")
     missing = [name for name in ("model", "target", "schedule", "data") if name not in config]
     if missing:
         raise ValueError(
             f"the run in {folder} is of no diffusion model: it has no {', '.join(missing)}"
         )
+    if config["schedule"] not in build.SCHEDULES:
+        known = ", ".join(build.SCHEDULES)
+        raise ValueError(f"{path}: unknown schedule {config['schedule']!r}; use one of {known}")
+    targets.get(config["target"])
     return config
 
 
 def _fill(network: nn.Module, path: Path) -> None:
     try:
         network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} does not hold the weights of its network ({reason})") from None

@@ -163,6 +163,11 @@ class Shards:
             z = torch.from_numpy(found[0]).float()
         return z.mul_(self.index.factor or 1.0)
 
+    def pixels(self, indices: Tensor) -> Tensor:
+        """Images (n, C, H, W) as they are stored, bytes, not flipped; for a folder of pixels."""
+        (found,) = self._rows(indices.numpy(), np.zeros(len(indices), dtype=bool))
+        return torch.from_numpy(found)
+
     def verify(self) -> None:
         """Compare every file with its checksum, DatasetError for the first that differs."""
         bar = tqdm(self.index.shards, desc=f"checking {self.folder.name}", unit=" files")

@@ -5,6 +5,7 @@ encoded data, which must be of its shape and have its classes. The run's configu
 data they were, by the checksum of their index, wherever the folder is.
 """
 
+import warnings
 from pathlib import Path
 
 from erdpaper.fullscale import presets, shards
@@ -49,6 +50,11 @@ def found(preset: str, data: Path | None) -> Found | None:
     there = shards.Shards(data)
     _check(preset, wanted, there)
     index = there.index
+    if index.count != wanted.examples:
+        warnings.warn(
+            f"{data} holds {index.count:,} images, not the {wanted.examples:,} of {wanted.title}",
+            stacklevel=2,
+        )
     facts = {
         "source": index.source,
         "encoder": index.encoder,

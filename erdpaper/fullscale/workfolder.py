@@ -62,7 +62,9 @@ class Work:
                     "name a new folder"
                 )
             return
-        there = json.loads(path.read_text())
+        there = _facts(path)
+        if there is None:
+            raise DatasetError(f"{path} is damaged; delete {self.folder} to encode anew")
         for name, asked in self.plan.items():
             if there.get(name) != asked:
                 raise DatasetError(
@@ -77,17 +79,21 @@ class Work:
         self._write(self._inside / "plan.json", (json.dumps(self.plan, indent=1) + "\n").encode())
 
     def tidy(self) -> None:
-        """Delete what a kill left half-written, and an index some of whose files are damaged."""
+        """Delete what a kill left half-written, and an index that is not whole or not true."""
         for folder in (self.folder, self._inside):
             for part in folder.glob(".*.tmp"):
                 part.unlink()
-        if not self.finished:
-            return
-        notes = sorted(self._inside.glob("shard-*.json"))
-        looked = trange(len(notes), desc="checking", unit=" files", delay=2)
-        whole = [self.has(number) for number in looked]
-        if not notes or not all(whole):
+        if self.finished and not self._whole():
             (self.folder / INDEX).unlink()
+
+    def _whole(self) -> bool:
+        """Whether the index can be read and all its files are those that were noted."""
+        try:
+            shards = Index.read(self.folder).shards
+        except DatasetError:
+            return False
+        looked = trange(len(shards), desc="checking", unit=" files", delay=2)
+        return all([self._noted(k) == shards[k] and self.has(k) for k in looked])
 
     @property
     def finished(self) -> bool:
@@ -138,8 +144,9 @@ class Work:
             replace(index, shards=shards).write(self.folder)
 
     def _noted(self, number: int) -> Shard | None:
-        path = self._note(number)
-        return Shard(**json.loads(path.read_text())) if path.exists() else None
+        """What was noted of a file; a damaged note is none, and the file is made again."""
+        found = _facts(self._note(number)) or {}
+        return Shard(**found) if found.keys() == Shard.__annotations__.keys() else None
 
     def _note(self, number: int) -> Path:
         return self._inside / file_name(number).replace(".safetensors", ".json")
@@ -147,6 +154,15 @@ class Work:
     def _write(self, path: Path, contents: bytes) -> None:
         with written(path):
             write_atomically(path, contents)
+
+
+def _facts(path: Path) -> dict[str, Any] | None:
+    """The JSON object of a file, None where there is none."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def file_name(number: int) -> str:

@@ -15,7 +15,7 @@ from erdpaper.models import dit, hourglass, latent_mlp, unet, uvit
 from erdpaper.models.autoencoder import Autoencoder, Decoder
 from erdpaper.models.classifier import Classifier
 from erdpaper.schedules import DDPM, VP, Cosine, Linear, Schedule
-from erdpaper.training import Ahead, Held, Labels, Recipe, Source, Stream, Trainer
+from erdpaper.training import Ahead, Held, Labels, Recipe, Source, Stream, Trainer, share
 
 SCHEDULES: dict[str, Schedule] = {
     "cosine": Cosine(),
@@ -84,10 +84,12 @@ def build(
     than a tenth. compiled: torch.compile, and recompute: activations are computed again for the
     gradients; both change nothing but time and memory. found: what `preset` names, where it is no
     row of `images.presets`; its data are read ahead.
-    Raises ValueError for an unknown preset and for a network that cannot recompute.
+    Raises ValueError for an unknown preset, for a network that cannot recompute, and for a batch
+    that cannot be cut into equal parts.
     """
     row = known(preset) if found is None else found.row
     recipe = resolved(row.recipe, steps, accumulate)
+    share(row.batch, 1 if accelerator is None else accelerator.num_processes, accumulate)
     config = {"preset": preset, "seed": seed} | described(row) | vars(recipe)
     torch.manual_seed(seed)
     if isinstance(row, Tool):

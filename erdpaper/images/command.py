@@ -41,10 +41,13 @@ def train(request: Request, found: build.Found | None = None) -> Path:
     """
     folder, run = _prepared(request, found)
     finished = folder.path / "model.safetensors"
-    if finished.exists():
+    trainer = run.trainer
+    done = finished.exists()
+    # all look before one of them can write it
+    trainer.engine.wait_for_everyone()
+    if done:
         folder.check()
         return finished
-    trainer = run.trainer
     main = trainer.engine.is_main_process
     bar = tqdm(
         desc=request.preset,

@@ -24,6 +24,7 @@ from erdpaper.training.loop import (
     Trainer,
     TrainingError,
     averaged,
+    share,
     train,
 )
 from erdpaper.training.stream import Held, Labels, Source, Stream, generator_for
@@ -52,6 +53,7 @@ __all__ = [
     "engine",
     "generator_for",
     "loss_of",
+    "share",
     "squared_error",
     "together",
     "train",

@@ -60,7 +60,7 @@ def load(path: Path, trainer: Trainer) -> None:
         raise TrainingError(
             f"{path} is no readable checkpoint ({error}); delete it to go on from the one before"
         ) from None
-    if "step" not in facts or "rng.cpu" not in tensors:
+    if not {"step", "scaler"} <= facts.keys() or "rng.cpu" not in tensors:
         raise TrainingError(f"{path} is no checkpoint of a training")
     _check(path, tensors, trainer)
     _restore(trainer, tensors)

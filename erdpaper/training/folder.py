@@ -56,11 +56,18 @@ class RunFolder:
     def check(self) -> None:
         """Compare the configuration with the folder's, if it has one.
 
-        Raises TrainingError where they differ.
+        Raises TrainingError where they differ, or where the folder's is damaged.
         """
         config = self.path / "config.json"
-        if config.exists():
-            self._compare(json.loads(config.read_text()), json.loads(self._text()))
+        if not config.exists():
+            return
+        try:
+            there = json.loads(config.read_text())
+        except ValueError:
+            there = None
+        if not isinstance(there, dict):
+            raise TrainingError(f"{config} is damaged; delete {self.path} to start anew")
+        self._compare(there, json.loads(self._text()))
 
     def run(self, trainer: Trainer) -> Iterator[Record]:
         """Train to the end, keeping the loss of every step and a checkpoint every few."""

@@ -2,12 +2,13 @@
 
 `Trainer.run` is a generator: whoever drives it decides when to look at the network and when to keep
 it. Everything that a step needs is either a function of the step (its batch, its learning rate) or
-in `Trainer.state`, so that a run can stop after any step and go on, bit for bit on a CPU.
+in a checkpoint, so that a run can stop after any step and go on, bit for bit on a CPU.
 
     theta <- AdamW(theta, mean gradient of the global batch),    ema <- d ema + (1 - d) theta
 
-A global batch is cut into equal parts, one for each process and step of accumulation. Under FSDP
-each process holds a part of the network, of its moments and of its average.
+A global batch is cut into equal parts, one for each process and step of accumulation, so that their
+number changes rounding only; except where a network has dropout, which differs from process to
+process. Under FSDP each process holds a part of the network, of its moments and of its average.
 """
 
 import math
@@ -23,8 +24,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from erdpaper.training import sharding
 from erdpaper.training.batches import Draw, loss_of
+from erdpaper.training.stream import generator_for
 
 Decay = Literal["constant", "cosine"]
+# the stream of random numbers of a process other than the first
+_DROPOUT = 30
 # how often the loss is looked at where a GPU has to be waited for
 _CHECK_EVERY = 50
 
@@ -95,6 +99,17 @@ class Recipe:
             return self.lr
         done = (step - 1 - self.warmup) / (self.steps - self.warmup)
         return self.lr * (1 + math.cos(math.pi * done)) / 2
+
+
+def share(batch: int, processes: int, accumulate: int) -> int:
+    """How many samples of a batch a process has at a time, ValueError if they are not as many."""
+    size, rest = divmod(batch, processes * accumulate)
+    if rest or not size:
+        raise ValueError(
+            f"a batch of {batch} cannot be cut into {processes} (processes) "
+            f"x {accumulate} (accumulation) equal parts"
+        )
+    return size
 
 
 def _check_decay(decay: float) -> None:
@@ -176,6 +191,7 @@ class Trainer:
         self.model, self.draw, self.recipe, self.loss = model, draw, recipe, loss
         self.average = None if recipe.ema is None else averaged(model, recipe.ema)
         self.step = 0
+        self._seed = torch.initial_seed()
         self.engine: Any = accelerator or Alone()
         plain = torch.optim.AdamW(
             model.parameters(),
@@ -212,6 +228,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad()
+        self._drop_apart()
         parts = self._parts(self.draw(self.step + 1))
         losses = []
         for k, part in enumerate(parts, start=1):
@@ -232,17 +249,19 @@ class Trainer:
         found: Tensor = self.engine.reduce(torch.stack(losses).mean(0), "mean")
         return found
 
+    def _drop_apart(self) -> None:
+        """Give every process dropout of its own: all began with one seed, or one checkpoint."""
+        process = self.engine.process_index
+        if process:
+            own = generator_for(self._seed, _DROPOUT, process, self.step)
+            torch.manual_seed(own.initial_seed())
+
     def _parts(self, batch: Any) -> list[Any]:
         """This process's share of a global batch, in parts for accumulation."""
         shares, n = self.engine.num_processes, self.recipe.accumulate
         if shares * n == 1:
             return [self._placed(batch, slice(None))]
-        size, rest = divmod(len(batch[0]), shares * n)
-        if rest or not size:
-            raise ValueError(
-                f"a batch of {len(batch[0])} cannot be cut into {shares} (processes) "
-                f"x {n} (accumulation) equal parts"
-            )
+        size = share(len(batch[0]), shares, n)
         first = self.engine.process_index * n
         cuts = [slice(k * size, (k + 1) * size) for k in range(first, first + n)]
         return [self._placed(batch, cut) for cut in cuts]
