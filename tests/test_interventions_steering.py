@@ -199,6 +199,7 @@ def test_wrong_directions_are_refused() -> None:
         (lambda: directions.dominant(A, B, plus(2)), "1 directions need as many signs, not 2"),
         (lambda: directions.given([1, 0.5]), r"signs must be a sequence of \+1 and -1"),
         (lambda: directions.dominant(A, B, towards(torch.ones(3))), "the reference must have"),
+        (lambda: directions.dominant(A, B, towards(torch.full((DIM,), math.nan))), "be of finite"),
         (lambda: directions.disentangled(A, B, 4, plus(4)), r"m must lie in 1\.\.3"),
         (lambda: directions.disentangled(A, B, 1, plus(1), "rest"), "part must be shared or"),  # type: ignore[arg-type]
         (lambda: directions.dominant(A[:1], A[1:], plus(1)), "nothing is left of the source"),
@@ -267,6 +268,14 @@ def test_formula_counts_a_grid_of_equal_steps_with_one_of_its_edges() -> None:
         steering.calls_by_formula(Window(0.5, 0.51), 50)
 
 
+def test_a_hook_for_a_single_step_serves_many_runs() -> None:
+    grid, delta = times.uniform(1, 0.9), torch.ones(2, dtype=F64)
+    hook = steering.Steering(delta, VP, grid, strength=3.0)
+    x, alpha = normal(4, 2, seed=0), float(VP(0.9)[0])
+    for _ in range(2):
+        torch.testing.assert_close(hook(x, float(grid[0])), x + 3 * alpha * delta)
+
+
 def test_wrong_pushes_are_refused() -> None:
     grid, delta = times.uniform(10, 0.9), torch.ones(2)
     x = torch.zeros(3, 2)
@@ -276,6 +285,16 @@ def test_wrong_pushes_are_refused() -> None:
         (lambda: hook(x[:, :1], 0.9), "shape of one state"),
         (lambda: steering.at_push(0 * delta, 1.0, VP, grid), "has no direction"),
         (lambda: steering.at_push(delta, -1.0, VP, grid), "at least 0, got -1"),
+        (lambda: steering.at_push(delta, math.nan, VP, grid), "at least 0, got nan"),
+        (lambda: steering.Steering(delta, VP, grid, strength=math.nan), "finite number, got nan"),
+        (lambda: steering.total_push(delta, VP, grid, strength=math.inf), "finite number, got inf"),
+        (lambda: steering.Steering(delta / 0, VP, grid), "vector must be of finite numbers"),
+        (lambda: steering.Steering(delta, VP, grid, Window(0.95, 1)), "no step of the grid begins"),
+        (
+            lambda: steering.gaussian_response(delta, VP, grid, math.nan),
+            r"eta must lie in \[0, 1\]",
+        ),
+        (lambda: steering.gaussian_response(-delta, VP, grid), "numbers of at least 0"),
         (lambda: sampling.heun(far, x, VP, grid, hooks=Hooks(on_state=hook)), "not heun"),
     ):
         with pytest.raises(ValueError, match=words):

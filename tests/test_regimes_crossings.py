@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from erdpaper import schedules, speciation
+from erdpaper import sampling, schedules, speciation
 from erdpaper.posterior import GaussianMixture
 from erdpaper.regimes import collapsed, crossings, decided
 from erdpaper.regimes.decided import Problem
@@ -88,6 +88,31 @@ def test_a_pair_among_three_is_decided_as_if_alone() -> None:
             assert mean == pytest.approx(phi, abs=4 * error + 0.01)
 
 
+def test_states_of_a_pair_are_of_the_pair_and_so_are_test_images() -> None:
+    problem = Problem("pair", "toy", (0, 1), (0.0, 3.0), 60)
+    far = decided.clones(toy(torch.tensor([[6.0, 0.0], [-6.0, 0.0], [0.0, 9.0]]), 1.0), problem)
+    # with little noise a state of the third class would never end in one of the two
+    assert not bool(far.values[1].isnan().any())
+    assert far.threshold == pytest.approx(0.7752, abs=5e-5)
+    # many test images look like the third class, and would never end in one of the two
+    near = toy(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]), 1.0)
+    kept = decided.uturns(near, problem._replace(levels=(8.0, 9.0), steps=4))
+    assert kept.mean.min() > 0.95
+    assert not bool(kept.values.isnan().any())
+
+
+def test_error_of_a_curve_is_that_of_the_known_values() -> None:
+    values = torch.tensor([[0.0, 1.0, 5.0, math.nan]], dtype=torch.float64)
+    found = decided.Curve(torch.zeros(1), values, 0.5)
+    assert float(found.mean) == pytest.approx(2)
+    assert float(found.error) == pytest.approx(math.sqrt((4 + 1 + 9) / 2 / 3))
+
+
+def test_two_levels_are_apart_by_their_joint_half_widths() -> None:
+    first, second = speciation.Crossing(0.0, -0.3, 0.3), speciation.Crossing(1.0, 0.6, 1.4)
+    assert decided.apart(first, second) == pytest.approx(1 / (1.5 * 0.5))
+
+
 def test_labels_decide_before_any_level_and_a_deterministic_sampler_always() -> None:
     problem = Problem("pair", "toy", None, (-8.0, -3.0), 100)
     assert decided.conditional(two(), problem).mean.min() > 0.99
@@ -104,6 +129,8 @@ def test_injection_takes_over_until_the_spread_within_a_class_is_known(std: floa
         snr = math.exp(level) * std**2
         expected = NormalDist().cdf(m / std * (1 - 2 * snr / (1 + snr)))
         assert -mean == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 400))
+    # each state is continued twice, by noise of its own
+    assert set(curve.values.flatten().tolist()) == {0, -0.5, -1}
     found = curve.crossing
     assert found is not None
     # half way, whatever the distance between the classes
@@ -146,6 +173,14 @@ def test_fewer_test_states_than_asked_for_are_refused() -> None:
         decided.uturns(two(train=50), Problem("pair", "toy", None, LEVELS, 400))
 
 
+@pytest.mark.parametrize("pair", [(0, 2), (-1, 0), (1, 1)])
+def test_pairs_that_are_none_are_refused(pair: tuple[int, int]) -> None:
+    problem = Problem("pair", "toy", pair, LEVELS, 4)
+    for way in (decided.clones, decided.uturns, decided.injected, decided.exact):
+        with pytest.raises(ValueError, match=r"two different classes of 0\.\.1, got"):
+            way(two(), problem)
+
+
 # collapse
 
 
@@ -174,6 +209,32 @@ def test_only_what_remembers_returns_to_training_points_more_often() -> None:
         found = float(copied.train[level].double().mean())
         assert found == pytest.approx(float(expected[level]), abs=0.17)
     assert copied.test[2].double().mean() < 0.05
+
+
+def test_copies_begin_in_noise_and_uturns_at_the_noisy_state_of_their_level() -> None:
+    system, n = toy(torch.tensor([[10.0, -10.0]]), 0.5, 400), 400
+    seen: list[tuple[Tensor, float]] = []
+
+    def watched(label: object, scale: float) -> sampling.Denoiser:
+        inner = system.denoiser(None, 1.0)
+
+        def denoise(x: Tensor, t: float) -> sampling.Prediction:
+            seen.append((x, t))
+            return inner(x, t)
+
+        return denoise
+
+    collapsed.copies(system, watched(None, 1.0), 4)
+    assert float((-COSINE.logsnr(seen[0][1]) / 2).exp()) == pytest.approx(80)
+    seen.clear()
+    turning = System(**{**vars(system), "denoiser": watched})
+    collapsed.returns(turning, torch.tensor([-1.0]), n)
+    x, t = seen[0]
+    assert float(COSINE.logsnr(t)) == pytest.approx(-1, abs=1e-4)
+    alpha, sigma = (float(part) for part in COSINE(t))
+    spread = math.sqrt(alpha**2 * 0.25 + sigma**2)
+    assert x.mean(0).tolist() == pytest.approx([alpha * 10, -alpha * 10], abs=4 * spread / n**0.5)
+    assert x.std(0).tolist() == pytest.approx([spread] * 2, rel=4 / (2 * n) ** 0.5)
 
 
 # what is kept

@@ -1,6 +1,7 @@
 """Measures of endpoint estimates on Gaussians, where what they should be is known."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -177,6 +178,27 @@ def test_distances_and_classes_of_estimates_made_by_hand() -> None:
     assert (half.value, round(half.low, 4), round(half.high, 4)) == (0.5, 0.4038, 0.5962)
 
 
+def test_states_and_estimates_are_looked_at_apart() -> None:
+    along = torch.arange(SIZE, dtype=F64) * 2 * math.pi / SIZE
+    slow, fast = (torch.cos(k * along).expand(2, *SHAPE[:2], SIZE) for k in (2, 3))
+    bright = normal(2, 1, 1, 1).abs().expand(2, *SHAPE)
+    found = [Endpoint(0.9, -bright, bright), Endpoint(0.5, 2 * fast, slow)]
+    small = system(white(1.0), 4)
+    seen = endpoints.view(small, found, bright)
+    assert seen.logsnr.tolist() == pytest.approx([float(SCHEDULE.logsnr(t)) for t in (0.9, 0.5)])
+    # a wave of size a has a square of a^2 / 2 on average, all on one ring
+    modes = spectral.radial_power(bright).modes
+    for power, ring, square in ((seen.state[1], 3, 2.0), (endpoints.rings(seen)[1], 2, 0.5)):
+        expected = torch.zeros_like(modes)
+        expected[ring] = square * SIZE**2
+        torch.testing.assert_close(power * modes, expected, atol=1e-9, rtol=0)
+    expected = torch.stack([4 * bright[:, 0, 0, 0].square(), torch.full((2,), 2.5, dtype=F64)])
+    torch.testing.assert_close(seen.residual, expected)
+    # the first states are as dark as their goal is bright
+    flags = endpoints.recognised(small, [*found[:1], Endpoint(0.5, bright, -bright)], seen.goal)
+    assert flags.tolist() == [[False] * 2, [True] * 2]
+
+
 def test_own_goal_is_nearest_where_estimates_know_it_and_by_chance_where_not() -> None:
     goals, groups = normal(30, *SHAPE), torch.arange(30) % 3
     guesses = 0.3 * goals + normal(30, *SHAPE, seed=1)
@@ -267,6 +289,8 @@ def test_exact_denoisers_are_those_of_the_training_states() -> None:
         endpoint_arms.exact(small, "best")
     with pytest.raises(ValueError, match="edm, cosine or sd, not 'even'"):
         endpoint_arms.grid(SCHEDULE, "even", 3)
+    with pytest.raises(ValueError, match="the sampler must be ddpm or heun, not 'ddim'"):
+        Arm(sampler="ddim")
 
 
 def test_joined_states_have_the_errors_and_correlations_of_a_linear_estimate() -> None:
@@ -314,6 +338,79 @@ def test_known_images_are_seen_at_all_levels() -> None:
     assert found["explained_at"]["800"].value == pytest.approx(expected, abs=0.03)
     # nothing is known of the class at high noise, and at none what the means tell
     assert found["nearest"][0] < 0.65 and found["nearest"][-1] > 0.75
+
+
+def late(n: int = 200) -> System:
+    """The system on a schedule that begins at Stable Diffusion's first level."""
+    table = schedules.StableDiffusion()
+    law = white(20.0)
+
+    def denoiser(label: object, scale: float = 1.0) -> Denoiser:
+        return endpoint_arms.of_law(law, table)
+
+    return replace(system(law, n), schedule=table, denoiser=denoiser)
+
+
+def test_levels_that_a_schedule_does_not_reach_are_its_noisiest() -> None:
+    last = float(schedules.StableDiffusion().logsnr(1.0))
+    assert endpoint_known.reached(late(), (-8.0, 1.0, -7.0, -2.0)) == (last, -2.0, 1.0)
+    assert endpoint_known.reached(system(white(1.0)), endpoint_known.LEVELS) == (
+        endpoint_known.LEVELS
+    )
+    found = endpoint_known.known(late(), "test", False, 200)
+    assert len(found["logsnr"]) == sum(level > last for level in endpoint_known.LEVELS) + 1
+    share = 1 / (1 + 20 * np.exp(np.array(found["logsnr"])))
+    np.testing.assert_allclose(found["explained"], 1 - share, atol=0.03)
+    first = endpoint_known.known(late(), "test", False, 200)["explained_at"]["1000"]
+    assert first.value == pytest.approx(found["explained"][0], abs=1e-4)
+    # sequential states walk from there too
+    endpoint_known.joined(late(20), 20, 2)
+
+
+def test_an_image_alone_in_its_class_is_left_out() -> None:
+    small = system(white(20.0))
+    x, labels = small.data("test", None)
+    bright, dark = (labels == 1).nonzero().flatten()[:6], (labels == 0).nonzero().flatten()[:3]
+    picked = torch.cat([bright, dark])
+    split = replace(
+        small,
+        data=lambda name, label: (
+            (x[picked], labels[picked]) if label is None else small.data(name, label)
+        ),
+    )
+    # the first seven hold one dark image
+    alone = endpoint_known.known(split, "test", True, 7)
+    assert alone == endpoint_known.known(split, "test", True, 6) and alone["n"] == 6
+    assert endpoint_known.known(split, "test", True, 8)["n"] == 8
+
+
+def test_first_estimates_are_of_the_classes_that_samples_suffice_for() -> None:
+    small = system(white(1.0))
+    means, due = endpoint_known.first_estimates(small, 1.0, small.start(1))
+    assert means.shape == due.shape == (1, *SHAPE) and bool(means.isfinite().all())
+
+
+def test_rings_of_a_size_are_those_of_its_transform() -> None:
+    for size in (10, 15, 28, 32):
+        rings = spectral.radial_power(torch.zeros(1, size, size)).frequency
+        assert endpoint_known.rings_of(size) == len(rings)
+
+
+def test_spaces_of_another_model_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def line(name: str) -> str:
+        made.append(name)
+        return endpoint_kept._line(name, {"same": [len(made)]})
+
+    keys = [Arm("latents").key, Arm("pixels").key, "joined pixels", "joined latents", "other"]
+    monkeypatch.setattr(
+        endpoint_kept, "pieces", lambda *_: {key: partial(line, key) for key in keys}
+    )
+    kept = endpoint_kept.made("cifar10", endpoint_kept.Sizes())
+    assert made == [keys[0], keys[2], keys[4]] and list(kept.lines) == keys
+    assert kept.arm("pixels") == kept.arm("latents") | {"name": keys[1]}
+    assert kept.lines["joined latents"]["same"] == [2]
 
 
 def test_arms_have_names_of_their_own_and_are_read_back(tmp_path: Path, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,27 @@ def bench(**setting: Any) -> Bench:
 
 STEERED = [Vector("mean difference"), Vector("weighted sum"), Vector("SVD"), Vector("shared")]
 STEERED += [Vector("residual", REVERSED), Vector("isotropic", 3), Vector("source", 2)]
+
+
+def test_few_real_images_are_shared_and_a_class_never_given_is_as_usual_as_all() -> None:
+    # 6,000 are there, of the 12,000 + 8,000 asked for: 3,600 and 2,400
+    real = push_runs.reference(SYSTEM, 12_000, 8_000)
+    x, labels = data("test", None)
+    x = x.flatten(1).double()
+    assert torch.equal(real.states, x[:3_600])
+    near = torch.cdist(x[3_600:], x[:3_600]).min(1).values
+    # exact classes are so far apart that the nearest mean is that of the label
+    expected = torch.stack([near[labels[3_600:] == c].median() for c in range(CLASSES)])
+    torch.testing.assert_close(real.usual, expected, rtol=1e-3, atol=1e-3)
+
+    def never_the_last(images: Tensor) -> Features:
+        features, logits = look(images)
+        return Features(features, logits.index_fill(1, torch.tensor(2), -1e9))
+
+    blind = replace(SYSTEM, look=never_the_last)
+    usual = push_runs.reference(blind, 3_000, 2_000).usual
+    near = torch.cdist(x[3_000:5_000], x[:3_000]).min(1).values
+    assert float(usual[2]) == pytest.approx(float(near.median()), rel=1e-3)
 
 
 # ---------------------------------------------------------------- vectors
@@ -327,6 +349,76 @@ def test_kept_runs_are_compared_with_random_vectors_and_each_other(tmp_path: Pat
     # SVD gets 0.2 far, at 1.5 times the distance; shared is there at 0.8 of its first step
     difference = found.less_real("p", Vector("SVD"), Vector("shared"))
     assert difference == pytest.approx(0.5, abs=1e-6)
+
+
+class Told:
+    """In the place of a bench: what is asked of it, with samples as far off as they are pushed."""
+
+    system, grid, radius = SYSTEM, torch.tensor([0.9, 0.5, 0.0], dtype=F64), 3.0
+
+    def steered(self, vector: Vector, amount: float) -> float:
+        return 1.5 * amount
+
+    def run(self) -> float:
+        return 1.0
+
+    def measured(self, found: float) -> dict[str, float]:
+        return {"realism": found}
+
+    def hooks(self, vector: Vector, amount: float) -> list[object]:
+        return [vector.kind, vector.variant, amount]
+
+    def endpoint_probabilities(self, hook: object) -> object:
+        return hook if isinstance(hook, list) else "none"
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(pushes, "bench", lambda setting, pair: Told())
+    pushes._plain.cache_clear()
+    yield
+    pushes._plain.cache_clear()
+
+
+@pytest.mark.usefixtures("told")
+def test_pushes_end_where_samples_are_twice_as_far_unless_all_are_wanted() -> None:
+    def amounts(vector: Vector, setting: str = "ddpm") -> list[float]:
+        found = json.loads(pushes.curve(setting, "p", vector))
+        assert (found["setting"], found["pair"]) == (setting, "p")
+        assert (found["kind"], found["variant"]) == (vector.kind, vector.variant)
+        assert all(p["realism"] == 1.5 * p["amount"] for p in found["points"])
+        return [p["amount"] for p in found["points"]]
+
+    # 1.5 x 1.5 is the first beyond twice the distance of untouched samples
+    for vector in (Vector("isotropic", 3), Vector("shared", REVERSED), Vector("shared", 2)):
+        assert amounts(vector) == [0.25, 0.5, 1, 1.5]
+    assert amounts(Vector("shared")) == [0.25, 0.5, 1, 1.5, 2, 3]
+    assert amounts(Vector("injection")) == [0.1, 0.2, 0.35, 0.5, 0.75, 1]
+    assert amounts(Vector("shared"), "ddim") == [1]
+
+
+@pytest.mark.usefixtures("told")
+def test_untouched_samples_and_what_emerges_are_kept_by_name() -> None:
+    found = json.loads(pushes.untouched("ddim", "p"))
+    assert found["points"] == [{"amount": 0, "realism": 1}] and found["radius"] == 3
+    found = json.loads(pushes.emergence("p"))
+    assert found["runs"] == {
+        **{k: [k, 0, 1.0] for k in ("mean difference", "weighted sum", "SVD", "shared")},
+        "injection": ["injection", 0, 0.5],
+        "untouched": "none",
+    }
+    assert found["logsnr"] == pytest.approx([float(SCHEDULE.logsnr(t)) for t in (0.9, 0.5)])
+
+
+def test_names_and_labels_that_are_not_known_are_refused() -> None:
+    with pytest.raises(ValueError, match="kept for ddpm, ddim, guidance 3, not for 'heun'"):
+        pushes.bench("heun", "Trouser to Bag")
+    with pytest.raises(ValueError, match=r"kept for Pullover to Coat, .* not for 'Bag to Hat'"):
+        pushes.bench("ddpm", "Bag to Hat")
+    with pytest.raises(ValueError, match="the sampler must be ddpm or ddim, not 'heun'"):
+        bench(sampler="heun")
+    with pytest.raises(ValueError, match=r"a class must lie in 0\.\.2, got 3"):
+        Bench(SYSTEM, Pair(0, 3), Setting())
 
 
 def test_missing_runs_name_the_command(tmp_path: Path) -> None:

@@ -139,6 +139,15 @@ def test_quality_of_real_states_is_perfect_but_for_their_number() -> None:
     assert found["fd"] == pytest.approx(metrics.frechet_distance(own, truth), rel=1e-4)
     assert found["precision"] == found["recall"] == 1
     assert found["agreement"] > 0.95
+    first = shortcut.reference(two, 100)
+    torch.testing.assert_close(first.features, x[:100].double())
+    # as many real states as samples, the first of them
+    few = x[:300] + torch.tensor([0.0, 0.5, 0.5])
+    near = metrics.precision_recall(few.double(), x[:300].double())
+    some = shortcut.quality(two, few, labels[:300], whole)
+    assert some["precision"] == pytest.approx(near.precision, abs=1e-3)
+    assert some["recall"] == pytest.approx(near.recall, abs=1e-3)
+    assert 0.3 < near.recall < 0.95
     moved = shortcut.quality(two, x[:2_000] + torch.tensor([0.0, 5.0, 0.0]), labels[:2_000], whole)
     assert moved["fd"] == pytest.approx(25, rel=0.05) and moved["recall"] < 0.5
 
@@ -149,6 +158,8 @@ def test_what_cannot_be_started_is_refused_in_one_sentence() -> None:
         shortcut.grid(two, Start("mean", 0.0), 5)
     with pytest.raises(ValueError, match="needs at least 2 network calls, got 1"):
         shortcut.grid(two, Start(JUMP, 0.0), 1)
+    with pytest.raises(ValueError, match="log-SNR of a start must be a finite number, got nan"):
+        shortcut.grid(two, Start(STATISTICS, math.nan), 5)
 
 
 def line(start: str, calls: int, seed: int, fd: float, offset: float = 0.0) -> dict[str, object]:

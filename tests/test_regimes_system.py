@@ -47,6 +47,16 @@ def test_latents_are_decoded_before_they_are_judged() -> None:
     assert torch.equal(found.seen(x[:50]).logits, measure.look(images).logits)
 
 
+@pytest.mark.parametrize("space", system.SPACES)
+def test_images_stay_within_the_range_of_the_data(space: str) -> None:
+    found = system.fashion(space)
+    images = found.decode(30 * found.start(5))
+    assert float(images.max()) <= 1 and float(images.min()) >= -1
+    if space == "pixels":
+        x = found.data("test", None)[0][:5]
+        assert torch.equal(found.decode(x), x)
+
+
 def test_samples_carry_the_class_asked_for() -> None:
     found, labels = system.fashion("latents"), torch.arange(10).repeat(10)
     times = sampling.times.karras(found.schedule, 18)
@@ -64,3 +74,14 @@ def test_starting_noise_depends_on_seed_and_place_alone() -> None:
 def test_what_is_not_known_is_refused_in_one_sentence() -> None:
     with pytest.raises(ValueError, match="the space must be one of pixels, latents, not 'audio'"):
         system.fashion("audio")
+
+
+@pytest.mark.parametrize("label", [-1, 10, 99])
+def test_a_class_that_there_is_not_is_refused_wherever_it_is_asked_for(label: int) -> None:
+    """10 stands for none in the network, and is asked for as None."""
+    found = system.fashion("latents")
+    with pytest.raises(ValueError, match=f"a class must lie in 0..9, got {label}"):
+        found.data("test", label)
+    for wanted in (label, torch.tensor([3, label])):
+        with pytest.raises(ValueError, match=f"a class must lie in 0..9, got {label}"):
+            found.denoiser(wanted, 1.0)

@@ -238,6 +238,19 @@ def test_a_shift_is_the_share_of_the_way_to_a_class_mean() -> None:
     # 49 low frequencies: a random direction has a cosine near 1/7 at most twice that
     assert 0.3 * 0.1 < found.random < 0.3 * 0.45
     assert outcomes.shift(moved, moved, means, torch.arange(30) < 9) is None
+    assert outcomes.shift(moved, moved, means, torch.arange(30) < 10) is not None
+
+
+def test_class_means_are_those_of_the_two_and_of_the_first_eight_others() -> None:
+    def data(split: str, label: int | None) -> tuple[Tensor, Tensor]:
+        assert label is not None
+        return torch.full((3, 1, 8, 8), float(label)), torch.full((3,), label)
+
+    toy = replace(two_classes(), classes=tuple("abcdefghijklm"), data=data)
+    found = outcomes.class_means(toy, 5, 2)
+    torch.testing.assert_close(
+        found, torch.tensor([5.0, 2, 0, 1, 3, 4, 6, 7, 8, 9])[:, None, None, None].expand_as(found)
+    )
 
 
 def arm_result(nested: list[str], slid: list[str], starts: list[float]) -> Injected:
@@ -276,6 +289,17 @@ def test_levels_and_shares_are_read_off_the_classes() -> None:
     assert found.least_recovered(-1.0, after=True) == pytest.approx(5.5 / 8)
     up = found.steps_up([-4.0, -2.0, 0.0, 2.0, WHOLE])
     assert [step.value for step in up] == [1 / 8, 2 / 8, 4 / 8, 0]
+    # a window at the edge that is the worst in every resample
+    worst_last = [*slid[:2], "11111111"]
+    for edge, order in ((-1, worst_last), (0, worst_last[::-1])):
+        assert arm_result(nested, order, [-6.0, -4.0, -2.0]).worst_less(edge) == (0, 0, 0)
+    # of 4 that have their class untouched 3 do at -2 and 1 at 0
+    few = ["00001111", "00011111", "01111111", "11111111", "11111111"]
+    own = arm_result(few, slid, [-6.0]).result
+    assert Injected({**own, "untouched": "00001111"}).halfway().value == pytest.approx(-1.0)
+    # none has: there is nothing to lose from the first level on
+    none = Injected({**own, "untouched": "11111111", "nested": ["11111111"] * 5})
+    assert none.halfway() == (-9, -9, -9)
     never = arm_result(["0000"] * 5, slid, [-6.0])
     assert never.halfway().value == WHOLE
     with pytest.raises(ValueError, match="sliding windows begin from -6 to 2 in log-SNR"):
@@ -333,6 +357,8 @@ def test_names_that_are_not_known_are_refused_in_one_sentence() -> None:
         course(toy, replace(PAIR, grid="odd"))
     with pytest.raises(ValueError, match="sampler must be one of ddpm, ddim, not 'heun'"):
         course(toy, replace(PAIR, sampler="heun"))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got nan"):
+        course(toy, replace(PAIR, strength=math.nan))
 
 
 def test_guidance_of_an_arm_is_that_of_its_denoisers() -> None:

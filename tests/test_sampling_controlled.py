@@ -120,6 +120,13 @@ def test_one_time_and_batches_give_what_all_at_once_gives() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_at_the_ends_of_the_path_states_are_data_and_noise_alone() -> None:
+    x0, noise = torch.ones(4, 2, dtype=F64), torch.randn(4, 2, generator=generator(), dtype=F64)
+    whole, none = sampling.direct(x0, schedules.Linear(), [1.0, 0.0], noise=noise)
+    torch.testing.assert_close(whole.x_t, noise)
+    torch.testing.assert_close(none.x_t, x0)
+
+
 def test_what_cannot_be_drawn_is_refused_before_any_work() -> None:
     x0, schedule = torch.zeros(2, 3), schedules.VP()
 

@@ -203,6 +203,36 @@ def test_what_never_ends_among_the_classes_has_no_value() -> None:
     assert bool((found == -1).all() and speciation.agreement(found).isnan().all())
 
 
+def test_agreement_needs_both_classes() -> None:
+    none = speciation.cloning.NONE
+    found = speciation.agreement(torch.tensor([[3, 3, none, 3, none], [3, 4, 3, none, none]]))
+    assert found[:2].tolist() == [1, 0]
+    assert bool(found[2:].isnan().all())
+
+
+@pytest.mark.parametrize(
+    ("tries", "drawn"), [(1, [4]), (2, [4, 2]), (3, [4, 2, 2]), (5, [4, 2, 2])]
+)
+def test_only_what_ended_elsewhere_is_drawn_again(tries: int, drawn: list[int]) -> None:
+    """Two of four end elsewhere at first and for the second time; the third time they do not."""
+    answers = iter([[7, 1, 2, 7], [8, 8], [2, 1]])
+    seen: list[int] = []
+
+    def judge(x: Tensor) -> Tensor:
+        if not seen:  # the clean states
+            seen.append(-1)
+            return torch.ones(len(x), dtype=torch.long)
+        seen.append(len(x))
+        return torch.tensor(next(answers))
+
+    x = torch.randn(4, 2, generator=generator(), dtype=F64)
+    found = speciation.uturn(
+        NOBODY, x, 0.5, COSINE, judge, generator(), among=(1, 2), tries=tries, steps=1
+    )
+    assert seen[1:] == drawn
+    assert found[1].tolist() == ([2, 1, 2, 1] if tries > 2 else [-1, 1, 2, -1])
+
+
 # exact agreement from data
 
 
@@ -241,6 +271,14 @@ def test_exact_agreement_by_hand() -> None:
         assert float(found.own_out[0, row]) == pytest.approx(expected, rel=1e-9)
 
 
+def test_each_point_keeps_its_noise_at_all_levels() -> None:
+    x, labels = labelled(pair(3.0, 2), 60)
+    once = speciation.exact(x, labels, torch.tensor([0.3], dtype=F64), 20, generator(4))
+    later = speciation.exact(x, labels, torch.tensor([-1.0, 0.3], dtype=F64), 20, generator(4))
+    torch.testing.assert_close(later.own_in[1], once.own_in[0])
+    torch.testing.assert_close(later.own_out[1], once.own_out[0])
+
+
 # crossing
 
 
@@ -268,6 +306,42 @@ def test_crossing_leaves_out_missing_values() -> None:
     found = speciation.crossing(levels, values, 0.25)
     assert found is not None
     assert found.estimate == pytest.approx(0.25)
+
+
+def test_a_resample_that_never_crosses_counts_as_the_end_it_is_nearest_to() -> None:
+    """Of two samples, twice the first is 0.3 everywhere once monotone, though it begins at 0.9."""
+    levels = torch.arange(3.0, dtype=F64)
+    values = torch.tensor([[0.9, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=F64)
+    found = speciation.crossing(levels, values, 0.48)
+    # the mean is 0.45, 0.5, 0.5; twice the second sample rises from 0 to 1
+    assert found == pytest.approx((0.6, 0.48, 2.0))
+    # and twice a sample that is above everywhere has crossed before the first level
+    values = torch.tensor([[0.0, 0.8], [0.0, 0.9], [1.0, 1.0]], dtype=F64)
+    found = speciation.crossing(levels, values, 0.5)
+    # 0.4, 0.45, 1 on average, and 0, 0, 1 for twice the first
+    assert found == pytest.approx((1 + 0.05 / 0.55, 0.0, 1.5))
+
+
+def test_the_interval_is_that_of_all_pairs_of_two_samples() -> None:
+    """Straight lines that cross at 0 and 1: one quarter each at the ends, half in the middle."""
+    levels = torch.linspace(-2, 3, 6, dtype=F64)
+    found = speciation.crossing(levels, torch.stack([levels, levels - 1], 1), 0.0)
+    assert found == pytest.approx((0.5, 0.0, 1.0))
+
+
+def test_a_curve_that_falls_on_its_way_is_made_monotone() -> None:
+    """0, 0.8, 0.4, 1 become 0, 0.6, 0.6, 1."""
+    curve = torch.tensor([0.0, 0.8, 0.4, 1.0], dtype=F64)[:, None].expand(4, 3)
+    for threshold, expected in ((0.5, 0.5 / 0.6), (0.7, 2 + 0.1 / 0.4)):
+        found = speciation.crossing(torch.arange(4.0), curve, threshold)
+        assert found == pytest.approx((expected,) * 3)
+
+
+def test_samples_without_a_value_do_not_widen_the_interval() -> None:
+    values = torch.tensor([[0.0], [1.0]], dtype=F64).expand(2, 20).clone()
+    values[:, 12:] = math.nan
+    found = speciation.crossing(torch.arange(2.0), values, 0.4)
+    assert found == pytest.approx((0.4, 0.4, 0.4))
 
 
 def test_no_crossing_is_none() -> None:
@@ -328,6 +402,14 @@ def test_gaussian_collapse_is_the_closed_form(n: int, dim: int, std: float) -> N
     assert speciation.in_ou(found) == pytest.approx(expected, rel=1e-8)
 
 
+def test_collapse_time_is_where_the_others_weigh_as_much_as_the_own_point() -> None:
+    levels = torch.linspace(-3, 3, 7, dtype=F64)
+    # on average the log odds are 1/4 - level
+    log_odds = 0.25 - levels[:, None] + torch.tensor([-0.5, 0.5], dtype=F64)
+    found = speciation.collapse_time(speciation.ExcessEntropy(levels, log_odds, 3))
+    assert found == pytest.approx((0.25, -0.25, 0.75))
+
+
 def test_collapse_time_approaches_the_closed_form() -> None:
     levels = torch.linspace(-3, 3, 25, dtype=F64)
     gaps = []
@@ -357,6 +439,16 @@ NOBODY = sampling.exact(pair(1.0, 2), COSINE)
         (lambda: speciation.time_from_covariance(X, LABELS[:3]), "one class for each of 6"),
         (lambda: speciation.time_from_covariance(X, LABELS * 0), "two classes"),
         (lambda: speciation.takeover_level(X, LABELS * 0), "two classes"),
+        (
+            lambda: speciation.takeover_level(torch.cat([X, X]), torch.arange(12) // 6),
+            "means apart",
+        ),
+        (lambda: speciation.takeover_level(1.0 * LABELS[:, None], LABELS), "spread along"),
+        (lambda: speciation.time_from_covariance(X / 0), "finite"),
+        (lambda: speciation.exact(X, LABELS, torch.zeros(0)), "one or more finite log-SNRs"),
+        (lambda: speciation.excess_entropy(X, torch.tensor([math.nan])), "finite log-SNRs"),
+        (lambda: speciation.crossing(torch.arange(2.0), torch.zeros(2, 3), math.nan), "threshold"),
+        (lambda: speciation.crossing(torch.arange(2.0), torch.zeros(2, 3), 0.0, 0), "resample"),
         (lambda: speciation.criterion(1), "two classes"),
         (lambda: speciation.pair_agreement(-1.0), "at least 0"),
         (lambda: speciation.clone(NOBODY, X, 0.0, COSINE, side), r"\(0, 1\]"),

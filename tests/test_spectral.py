@@ -103,6 +103,13 @@ def test_little_variance_on_a_large_mean_is_not_lost() -> None:
     assert float(spectral.spectrum(x).sum()) == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "value"), [((7, 30), 0.1), ((11, 4), 1 / 3), ((7, 30), 1234.567)]
+)
+def test_equal_samples_have_no_variance_though_their_mean_is_rounded(shape, value: float) -> None:
+    assert bool((spectral.spectrum(torch.full(shape, value, dtype=F64)) == 0).all())
+
+
 def test_single_precision_is_summed_in_double() -> None:
     x = (1e-3 * normal(500, 6)).float() + 100
     expected = np.linalg.eigvalsh(np.cov(x.double().numpy().T))[::-1].copy()
@@ -217,6 +224,11 @@ def test_bad_input_is_refused_in_one_sentence() -> None:
         spectral.components_for(torch.full((7, 30), 0.1))
     with pytest.raises(ValueError, match="all equal"):
         spectral.variance_ratio(x, torch.ones(4, 3))
+    with pytest.raises(ValueError, match="of one size, got 3 and 2 numbers each"):
+        spectral.variance_ratio(x, x[:, :2])
+    # before any work on the samples, which are no better
+    with pytest.raises(ValueError, match="share of variance"):
+        spectral.components_for(x / 0, 2)
     with pytest.raises(ValueError, match="descending order"):
         spectral.count(torch.tensor([1.0, 2.0]))
     with pytest.raises(ValueError, match="at least 0"):

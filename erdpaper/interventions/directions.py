@@ -47,6 +47,8 @@ def given(signs: Sequence[float] | Tensor) -> Orientation:
 
 def towards(reference: Tensor) -> Orientation:
     """The signs that give every direction a scalar product >= 0 with the reference (D,)."""
+    if not bool(reference.isfinite().all()):
+        raise ValueError("the reference must be of finite numbers")
 
     def orientation(directions: Tensor) -> Tensor:
         if reference.shape != directions.shape[1:]:

@@ -36,14 +36,19 @@ def injection(
     default. Outside the adversary is not called. In `heun` the second call of a step counts by its
     own time, so that the step that leaves the window is half injected.
     """
-    if not 0 <= strength <= 1:
-        raise ValueError(f"the strength of an injection must lie in [0, 1], got {strength}")
+    check_strength(strength)
     span = window or Window()
 
     def on_prediction(x: Tensor, t: float, prediction: Prediction) -> Prediction:
         return combine(prediction, adversary(x, t), strength) if t in span else prediction
 
     return on_prediction
+
+
+def check_strength(strength: float) -> None:
+    """Refuse a strength that is no share."""
+    if not 0 <= strength <= 1:
+        raise ValueError(f"the strength of an injection must lie in [0, 1], got {strength}")
 
 
 def turned(plain: Denoiser, adversary: Denoiser, seed: int = 0) -> Denoiser:

@@ -52,6 +52,7 @@ def total_push(
 ) -> float:
     """P = s_0 ||Delta|| mean of alpha over the calls in the window, in the unit of the state."""
     span = window or Window()
+    _check_strength(strength)
     span.steps(times)
     levels = noise_levels(schedule, check_times(times)[:-1])
     alphas = [level.alpha for level in levels if level.t in span]
@@ -87,6 +88,9 @@ class Steering:
         strength: float = 1.0,
     ) -> None:
         span = window or Window()
+        _check_strength(strength)
+        if not bool(delta.isfinite().all()):
+            raise ValueError("a steering vector must be of finite numbers")
         share = strength / span.steps(times)
         levels = noise_levels(schedule, check_times(times)[:-1])
         self._factor = {at.t: share * at.alpha if at.t in span else 0.0 for at in levels}
@@ -122,6 +126,10 @@ def gaussian_response(
     fresh noise the stochastic sampler forgets a push at high noise sooner.
     """
     levels = noise_levels(schedule, check_times(times))
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    if variances.ndim != 1 or not bool((variances >= 0).all()):
+        raise ValueError("variances must be one row (K,) of numbers of at least 0")
     along = variances.double()
     response, found = torch.ones_like(along), []
     for here, there in reversed(list(pairwise(levels))):
@@ -131,3 +139,8 @@ def gaussian_response(
         response = response * step / (here.alpha**2 * along + here.sigma**2)
         found.append(response)
     return torch.stack(found[::-1])
+
+
+def _check_strength(strength: float) -> None:
+    if not math.isfinite(strength):
+        raise ValueError(f"the strength of a push must be a finite number, got {strength}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from erdpaper import sampling
-from erdpaper.interventions.injection import injection
+from erdpaper.interventions.injection import check_strength, injection
 from erdpaper.interventions.window import Window
 from erdpaper.sampling import Denoiser, Hooks
 from erdpaper.schedules import Schedule
@@ -53,7 +53,8 @@ class Course:
     sampler: str = "ddpm"
 
     def __post_init__(self) -> None:
-        """Refuse a sampler whose steps are not single calls."""
+        """Refuse a strength that is no share, and a sampler whose steps are not single calls."""
+        check_strength(self.strength)
         if self.sampler not in SAMPLERS:
             raise ValueError(
                 f"the sampler must be one of {', '.join(SAMPLERS)}, not {self.sampler!r}"

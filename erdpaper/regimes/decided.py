@@ -100,7 +100,13 @@ def states(
 
 
 def _classes(system: System, problem: Problem) -> tuple[int, ...]:
-    return problem.classes or tuple(range(len(system.classes)))
+    every = tuple(range(len(system.classes)))
+    if problem.classes is None:
+        return every
+    a, b = problem.classes
+    if a == b or a not in every or b not in every:
+        raise ValueError(f"a pair must be two different classes of 0..{every[-1]}, got {a} and {b}")
+    return a, b
 
 
 def asked(system: System, problem: Problem) -> Tensor:

@@ -25,6 +25,8 @@ FIFTH = len(_KEPT) // 5
 # log-SNR of Stable Diffusion's timesteps
 TIMESTEPS = {k: float(StableDiffusion().logsnr(k / 1000)) for k in (1000, 800, 600, 400)}
 _SEED = 10
+# classes that are asked for at most: fewer than two samples of one would not vary
+_CLASSES = 10
 
 Result = dict[str, Any]
 
@@ -44,6 +46,11 @@ class Arm:
     classes: bool = True
     denoiser: str = "network"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a sampler that no run is made with."""
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"the sampler must be {' or '.join(SAMPLERS)}, not {self.sampler!r}")
 
     @property
     def key(self) -> str:
@@ -91,8 +98,8 @@ def trajectory(
 
 
 def sampled(system: System, arm: Arm, n: int) -> Trajectory:
-    """The trajectories of n samples of an arm, with classes equally many of each."""
-    labels = torch.arange(n) % len(system.classes) if arm.classes else None
+    """The trajectories of n samples of an arm, equally many of each class, of the first ten."""
+    labels = torch.arange(n) % min(len(system.classes), _CLASSES) if arm.classes else None
     if arm.denoiser == "network":
         denoise = system.denoiser(labels, arm.guidance)
     else:

@@ -18,6 +18,7 @@ from erdpaper.tasks import fill, read_kept, write_card
 NAME = "10_endpoint_estimates"
 COMMAND = "erdpaper regimes"
 GUIDANCE = (1.0, 2.0, 4.0, 7.5)
+_OTHER_SPACE = dict(zip(SPACES, SPACES[::-1], strict=True))
 
 
 def arms() -> list[Arm]:
@@ -127,8 +128,13 @@ def load(folder: Path | None = None) -> Kept:
 
 
 def made(model: str, sizes: Sizes) -> Kept:
-    """All lines of another model, made now."""
-    return _gathered([json.loads(make()) for make in pieces(model, sizes).values()], {})
+    """All lines of another model, made now; its two spaces are one, so that each is made once."""
+    wanted = pieces(model, sizes)
+    lines: dict[str, Result] = {}
+    for name, make in wanted.items():
+        twin = " ".join(_OTHER_SPACE.get(word, word) for word in name.split(" "))
+        lines[name] = lines[twin] | {"name": name} if twin in lines else json.loads(make())
+    return _gathered(list(lines.values()), {})
 
 
 def _gathered(lines: list[Result], card: dict[str, Any]) -> Kept:

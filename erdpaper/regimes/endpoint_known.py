@@ -1,5 +1,7 @@
 """Controlled diffusion of known images, and the ways to join states of several levels [T 3.1.1]."""
 
+import math
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -31,8 +33,16 @@ LEVELS = tuple(sorted([-9 + k / 2 for k in range(33)] + list(TIMESTEPS.values())
 PAIRS = ((-4.0, -3.5), (0.0, 0.5), (4.0, 4.5))
 _WALK = tuple(-6 + k / 2 for k in range(22))
 JOINED = ("direct", "sequential", "shared")
+# of images with a synthetic spectrum, whose covariance has SIDE^4 entries
+SIDE = 32
 _SEED = 110
 _MEAN_OF = 500
+
+
+def reached(system: System, levels: Iterable[float]) -> tuple[float, ...]:
+    """Rising log-SNRs, those noisier than the schedule gets replaced by its noisiest."""
+    last = float(system.schedule.logsnr(1.0))
+    return tuple(sorted({max(level, last) for level in levels}))
 
 
 def times(system: System, levels: tuple[float, ...]) -> list[float]:
@@ -50,10 +60,11 @@ def class_means(system: System) -> Tensor:
 def first_estimates(system: System, scale: float, start: Tensor) -> tuple[Tensor, Tensor]:
     """Mean estimates of noise (N, ...) at EDM's first level, and their due values, (K, ...) each.
 
-    Class k of K is asked for with this guidance by every K-th sample. With exact means m of all
-    training states and m_k of a class, and no signal left, guidance gives m + scale (m_k - m).
+    Class k of K, or of N where there are more classes than samples, is asked for with this guidance
+    by every K-th sample. With exact means m of all training states and m_k of a class, and no
+    signal left, guidance gives m + scale (m_k - m).
     """
-    K = len(system.classes)
+    K = min(len(system.classes), len(start))
     labels = torch.arange(len(start)) % K
     t = float(sampling.times.karras(system.schedule, 1)[0])
     x0hat = system.denoiser(labels, scale)(start, t).x0
@@ -73,6 +84,11 @@ def synthetic(power: Tensor, n: int, seed: int) -> Interval:
     return endpoints.settling(endpoints.bare(logsnr, run.looked, run.end))["gap"]
 
 
+def rings_of(size: int) -> int:
+    """How many rings of spatial frequency images (size, size) have."""
+    return round(math.hypot(size // 2, size // 2)) + 1
+
+
 def power_of_modes(rings: Tensor, size: int) -> Tensor:
     """Power at every mode of an image (H, H) from that of rings (R,)."""
     along = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)
@@ -80,24 +96,31 @@ def power_of_modes(rings: Tensor, size: int) -> Tensor:
 
 
 def known(system: System, split: str, classes: bool, n: int, denoiser: str = "network") -> Result:
-    """What estimates of the first n images of a split show, at LEVELS, one draw an image."""
+    """What estimates of the first n images of a split show, at LEVELS, one draw an image.
+
+    Of them an image that is the only one of its class is left out: it varies about no mean. Levels
+    noisier than the schedule are replaced by its noisiest.
+    """
     x0, labels = (part[:n] for part in system.data(split, None))
+    several = labels.bincount()[labels] > 1
+    x0, labels = x0[several], labels[several]
     if denoiser == "network":
         denoise = system.denoiser(labels if classes else None, 1.0)
     else:
         denoise = exact(system, denoiser)
     generator = torch.Generator().manual_seed(_SEED)
-    levels = times(system, LEVELS)
-    found = sampling.controlled(denoise, x0, system.schedule, levels, generator)
+    levels = reached(system, LEVELS)
+    at_times = times(system, levels)
+    found = sampling.controlled(denoise, x0, system.schedule, at_times, generator)
     views = endpoints.view(system, found, x0, labels)
     groups = views if classes else views._replace(groups=torch.zeros_like(labels))
     means = class_means(system)
     right = torch.stack([endpoints.nearest_mean(e, means) == labels for e in views.estimates])
-    at = {k: LEVELS.index(level) for k, level in TIMESTEPS.items()}
+    at = {k: levels.index(max(level, levels[0])) for k, level in TIMESTEPS.items()}
     every = endpoints.errors(views)
     return {
         "known": [system.name, split, "with a class" if classes else "no class", denoiser],
-        "n": n,
+        "n": len(x0),
         "logsnr": plain(views.logsnr),
         "settling": endpoints.settling(groups),
         "unsettled": shares(groups),
@@ -147,8 +170,9 @@ def repeat(
     generator = torch.Generator().manual_seed(seed)
     wanted = [level for pair in PAIRS for level in pair]
     if way == "sequential":
-        walked = sampling.sequential(x0, system.schedule, times(system, _WALK), generator)
-        states = [s for level, s in zip(_WALK, walked, strict=True) if level in wanted]
+        walk = reached(system, _WALK)
+        walked = sampling.sequential(x0, system.schedule, times(system, walk), generator)
+        states = [s for level, s in zip(walk, walked, strict=True) if level in wanted]
     else:
         noise = torch.randn(x0.shape, generator=generator) if way == "shared" else None
         at = times(system, tuple(wanted))

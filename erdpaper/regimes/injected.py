@@ -161,5 +161,7 @@ def _crossing(levels: NDArray[np.float64], share: NDArray[np.float64]) -> float:
     if not below.any():
         return float(levels[-1])
     k = int(below.argmax())
+    if k == 0:  # nothing to lose
+        return float(levels[0])
     part = (share[k - 1] - share[0] / 2) / (share[k - 1] - share[k])
     return float(levels[k - 1] + part * (levels[k] - levels[k - 1]))

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from erdpaper import guidance, sampling
 from erdpaper.fullscale import cifar10, folders, judge, loading, stable_diffusion
-from erdpaper.regimes.system import Label, System
+from erdpaper.regimes.system import Label, System, check_classes
 
 VARIABLES = {
     "ERDPAPER_CIFAR10": "the folder with CIFAR-10's binary files (data_batch_1.bin ... )",
-    "ERDPAPER_CIFAR10_MODEL": "a folder or hub name of a class-conditional UNet2DModel",
+    "ERDPAPER_CIFAR10_MODEL": "a folder or hub name of a class-conditional UNet2DModel; guidance, "
+    "and sampling without a class, need an eleventh class for none",
     "ERDPAPER_STABLE_DIFFUSION": "a folder or hub name of a StableDiffusionPipeline",
     "ERDPAPER_IMAGENET": "a folder that holds a folder of images for each class, named as prompts "
     "shall name it",
@@ -69,6 +70,7 @@ def _cifar(folder: str, name: str, clip: str) -> System:
         return found.images, found.labels
 
     def data(split: str, label: int | None) -> tuple[Tensor, Tensor]:
+        check_classes(label, cifar10.CLASSES)
         x, labels = images(split)
         chosen = slice(None) if label is None else labels == label
         return x[chosen], labels[chosen]
@@ -95,6 +97,7 @@ def _stable(name: str, images: str, clip: str) -> System:
     network = stable_diffusion.network(pipe, [judge.PROMPT.format(each) for each in called])
 
     def denoiser(label: Label, scale: float = 1.0) -> sampling.Denoiser:
+        check_classes(label, classes)
         label, scale = (none, 1.0) if label is None else (label, scale)
         return guidance.cfg(network, schedule, target, label, scale, none)
 
@@ -104,10 +107,14 @@ def _stable(name: str, images: str, clip: str) -> System:
         return stable_diffusion.encode_folder(pipe, folder, size, _MOST)
 
     def data(split: str, label: int | None) -> tuple[Tensor, Tensor]:
+        check_classes(label, classes)
         wanted = range(len(classes)) if label is None else [label]
         parts = [_split(latents(each), split) for each in wanted]
-        labels = torch.tensor(wanted).repeat_interleave(torch.tensor([len(p) for p in parts]))
-        return torch.cat(parts), labels
+        sizes = torch.tensor([len(part) for part in parts])
+        labels = torch.tensor(wanted).repeat_interleave(sizes)
+        # the first of each class, then the second: the first n of all are of all classes
+        turn = torch.cat([torch.arange(size) for size in sizes.tolist()]).argsort(stable=True)
+        return torch.cat(parts)[turn], labels[turn]
 
     return System(
         "stable-diffusion",

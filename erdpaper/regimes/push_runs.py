@@ -15,7 +15,8 @@ from erdpaper import metrics, sampling
 from erdpaper.interventions import directions, steering
 from erdpaper.interventions.injection import injection
 from erdpaper.interventions.window import Window
-from erdpaper.regimes.system import System
+from erdpaper.posterior import Gaussian
+from erdpaper.regimes.system import System, check_classes
 from erdpaper.sampling import Hooks, OnPrediction, Prediction
 from erdpaper.spectral import Principal, principal
 
@@ -62,6 +63,11 @@ class Setting:
     samples: int = 200
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse a sampler that makes more than one call a step."""
+        if self.sampler not in ("ddpm", "ddim"):
+            raise ValueError(f"the sampler must be ddpm or ddim, not {self.sampler!r}")
+
 
 class Reference(NamedTuple):
     """Real images, decoded: states (R, D), features (R, F), mean feature of each class (C, F).
@@ -78,16 +84,26 @@ class Reference(NamedTuple):
 
 @cache
 def reference(system: System, n: int = 5_000, probes: int = 2_000) -> Reference:
-    """The first n of the test split; the next ones measure what is usual."""
+    """The first n of the test split; the next ones measure what is usual.
+
+    A split that has fewer than n + probes is shared in that proportion. For a class that the
+    classifier gives to none of the probes, what is usual is that of all of them.
+    """
     states, labels = system.data("test", None)
+    n = min(n, len(states) * n // (n + probes))
     seen = system.seen(states[: n + probes])
     features, C = seen.features.double(), len(system.classes)
     known = labels[:n]
     means = torch.stack([features[:n][known == c].mean(0) for c in range(C)])
     near = metrics.nearest_distances(features[n:], features[:n])
     given = seen.logits[n:].argmax(1)
-    usual = torch.stack([near[given == c].median() for c in range(C)])
+    usual = torch.stack([near[_those(given == c)].median() for c in range(C)])
     return Reference(states[:n].flatten(1).double(), features[:n], means, usual)
+
+
+def _those(flags: Tensor) -> Tensor:
+    """Flags (N,) as they are, or all of them true where none is."""
+    return flags if bool(flags.any()) else ~flags
 
 
 class Bench:
@@ -96,6 +112,7 @@ class Bench:
     def __init__(
         self, system: System, pair: Pair, setting: Setting, real: Reference | None = None
     ) -> None:
+        check_classes(torch.tensor(pair), system.classes)
         self.system, self.pair, self.setting = system, pair, setting
         self._real = real
         first = float(sampling.times.karras(system.schedule, 1)[0])
@@ -126,6 +143,11 @@ class Bench:
         """The root of the sum of the variances of the source class."""
         x = self.system.data("train", self.pair.source)[0].flatten(1)
         return float(x.double().var(0).sum().sqrt())
+
+    @cached_property
+    def law(self) -> Gaussian:
+        """The Gaussian of the source class, flattened, float64."""
+        return Gaussian.fitted(self.system.data("train", self.pair.source)[0].flatten(1).double())
 
     def delta(self, vector: Vector) -> Tensor:
         """The steering vector as its construction gives it, (*shape)."""

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from erdpaper.interventions import steering
 from erdpaper.interventions.window import Window
-from erdpaper.posterior import Gaussian
 from erdpaper.regimes.push_runs import Bench, Vector
 from erdpaper.sampling import Hooks
 from erdpaper.schedules import Schedule, StableDiffusion
@@ -54,7 +53,7 @@ def displacement(bench: Bench, vector: Vector, moved: Tensor, plain: Tensor) -> 
 def linear_displacement(bench: Bench, vector: Vector, push: float, window: Window) -> float:
     """The same in closed form for the Gaussian of the source class, at a total push in radii."""
     schedule, grid, how = bench.system.schedule, bench.grid, bench.setting
-    law = Gaussian.fitted(bench.system.data("train", bench.pair.source)[0].flatten(1).double())
+    law = bench.law
     eta = 1.0 if how.sampler == "ddpm" else 0.0
     response = steering.gaussian_response(law.variances, schedule, grid, eta)  # (R, D)
     inside = torch.tensor([t in window for t in grid[:-1].tolist()])

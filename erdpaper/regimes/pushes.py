@@ -90,7 +90,10 @@ def amounts(setting: str, vector: Vector) -> tuple[float, ...]:
 
 @cache
 def bench(setting: str, pair: str) -> Bench:
-    """The kept latent model, ready for one pair."""
+    """The kept latent model, ready for one pair; ValueError for names that are not known."""
+    for name, known in ((setting, SETTINGS), (pair, PAIRS)):
+        if name not in known:
+            raise ValueError(f"steering is kept for {', '.join(known)}, not for {name!r}")
     return Bench(fashion("latents"), PAIRS[pair], SETTINGS[setting])
 
 

@@ -13,6 +13,7 @@ there, the next at the level of the starts. All are continued by DDIM, one call 
 grid from their own first level, with equal numbers of calls and the same noise z.
 """
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -42,9 +43,11 @@ class Start(NamedTuple):
 
 
 def check(start: Start, calls: int) -> None:
-    """Refuse a start that is not known, and fewer calls than it needs."""
+    """Refuse a start that is not known or at no level, and fewer calls than it needs."""
     if start.kind not in STARTS:
         raise ValueError(f"the start must be one of {', '.join(STARTS)}, not {start.kind!r}")
+    if start.kind != NOISE and not math.isfinite(start.logsnr):
+        raise ValueError(f"the log-SNR of a start must be a finite number, got {start.logsnr}")
     least = 2 if start.kind == JUMP else 1
     if calls < least:
         raise ValueError(f"this start needs at least {least} network calls, got {calls}")

@@ -4,7 +4,7 @@ Everything that differs between small networks of clothes, a CIFAR-10 network an
 is in a `System`; what is measured is written once, for any.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -67,6 +67,7 @@ def fashion(space: str) -> System:
     network, target = keep.model(preset), PRESETS[preset].target
 
     def denoiser(label: Label, scale: float = 1.0) -> sampling.Denoiser:
+        check_classes(label, datasets.FASHION_CLASSES)
         label, scale = (data.CLASSES, 1.0) if label is None else (label, scale)
         return guidance.cfg(network, SCHEDULE, target, label, scale, data.CLASSES)
 
@@ -81,6 +82,23 @@ def fashion(space: str) -> System:
         _as_it_is if in_pixels else _decoded,
         measure.look,
     )
+
+
+def check_classes(label: Label, classes: Sequence[str]) -> None:
+    """Refuse a label, or labels (N,), of no class; None asks for none and passes."""
+    if label is None:
+        return
+    wanted = torch.as_tensor(label)
+    unknown = wanted[(wanted < 0) | (wanted >= len(classes))]
+    if len(unknown):
+        raise ValueError(f"a class must lie in 0..{len(classes) - 1}, got {int(unknown[0])}")
+
+
+def announce(model: str) -> None:
+    """Print for which model a chapter's sections are, if it is run with another than fashion."""
+    if model != "fashion":
+        print(f"What is drawn or measured here and now is of {model}; sections and figures of kept")
+        print("results need model fashion, are shown as they are, and no claim is judged.")
 
 
 def open_system(model: str, space: str) -> System:
@@ -103,6 +121,7 @@ def open_system(model: str, space: str) -> System:
 
 
 def _of_class(x: Tensor, labels: Tensor, label: int | None) -> tuple[Tensor, Tensor]:
+    check_classes(label, datasets.FASHION_CLASSES)
     if label is None:
         return x, labels
     wanted = labels == label

@@ -8,11 +8,6 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from erdpaper.representations.rows import checked
@@ -39,6 +34,12 @@ def linear_probe(
     shapes do not fit, features are not finite, there are fewer than 2 classes, or a test label is
     not among the training labels.
     """
+    # imported here: it takes a second, and the measures beside these do without
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     x, labels, fresh, answers = _checked(train_features, train_labels, test_features, test_labels)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
     with warnings.catch_warnings(record=True) as heard:
@@ -64,6 +65,11 @@ def neighbour_accuracy(
     is not what labels do; every neighbour has one vote, and of labels with equally many the
     smallest wins. Arguments and errors as `linear_probe`; k is from 1 to N.
     """
+    # imported here, as above
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     x, labels, fresh, answers = _checked(train_features, train_labels, test_features, test_labels)
     if not 1 <= k <= len(x):
         raise ValueError(f"k must be from 1 to the {len(x)} training points, got {k}")

@@ -31,7 +31,7 @@ from torch.nn.functional import softplus
 from erdpaper.posterior import Empirical
 from erdpaper.schedules import signal_and_noise
 from erdpaper.speciation.crossing import Crossing, crossing
-from erdpaper.speciation.exact import draws
+from erdpaper.speciation.exact import check_levels, draws
 
 _FAR = 60.0
 
@@ -70,6 +70,7 @@ def excess_entropy(
     Each point keeps its noise at all levels. The average of ||eps||^2 is taken over the draws
     rather than as d, which leaves the expectation as it is and takes most of the noise away.
     """
+    check_levels(levels)
     posterior = Empirical(data.flatten(1))
     index, eps = draws(posterior, n, generator)
     x0 = (posterior.data + posterior.centre)[index]

@@ -72,7 +72,10 @@ def takeover_level(data: Tensor, labels: Tensor) -> float:
     within = _covariance(torch.cat([p - m for p, m in zip(parts, means, strict=True)]))
     variances, basis = torch.linalg.eigh(within)
     shares = ((means[1] - means[0]) @ basis).square()
-    shares, variances = shares / shares.sum(), variances.clamp(min=0)
+    total, variances = shares.sum(), variances.clamp(min=0)
+    if not float(total) > 0 or not float(shares @ variances) > 0:
+        raise ValueError("a takeover needs two means apart and a spread along the way between them")
+    shares = shares / total
 
     def above_half(logsnr: float) -> float:
         remembered = math.exp(logsnr) * variances
@@ -84,6 +87,8 @@ def takeover_level(data: Tensor, labels: Tensor) -> float:
 def _rows(data: Tensor) -> Tensor:
     if data.ndim < 2 or len(data) < 2 or not data.is_floating_point():
         raise ValueError("data must be a floating tensor of shape (N, ...) with N >= 2")
+    if not bool(data.isfinite().all()):
+        raise ValueError("data must be finite numbers")
     return data.flatten(1).double()
 
 

@@ -5,6 +5,7 @@ be made from one with less. So the mean over samples is first made monotone (iso
 and then interpolated linearly.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,8 @@ def crossing(
     if values.ndim != 2 or len(values) != len(levels) or values.shape[1] < 2:
         wanted = f"({len(levels)}, N) with N >= 2"
         raise ValueError(f"values must be {wanted}, got {tuple(values.shape)}")
+    if not math.isfinite(threshold) or resamples < 1:
+        raise ValueError("a crossing needs a finite threshold and at least one resample")
     known = ~values.isnan()
     if not bool(known.any(1).all()):
         raise ValueError("every level needs a value of one sample or more")
@@ -76,4 +79,5 @@ def _clamped(levels: NDArray[np.float64], curve: NDArray[np.float64], threshold:
     found = _cross(levels, curve, threshold)
     if found is not None:
         return found
-    return float(levels[0] if curve[0] > threshold else levels[-1])
+    # the monotone curve has the mean of the curve itself and lies on one side of the threshold
+    return float(levels[0] if curve.mean() > threshold else levels[-1])

@@ -43,6 +43,7 @@ def exact(
     The n points are drawn without repetition, or all if there are no more; each keeps its noise at
     all levels. The cost is L n N d; data must be as diffused, the noise has unit variance.
     """
+    check_levels(levels)
     posterior = Empirical(data.flatten(1), labels)
     index, eps = draws(posterior, n, generator)
     x0 = (posterior.data + posterior.centre)[index]
@@ -56,6 +57,12 @@ def exact(
         p = posterior.class_probabilities(x_t, alpha, sigma, exclude=index)
         own_out.append(1 - (p - y).square().sum(1))
     return ExactAgreement(torch.stack(own_in), torch.stack(own_out))
+
+
+def check_levels(levels: Tensor) -> None:
+    """Refuse log-SNRs that are not one row (L,) of finite numbers."""
+    if levels.ndim != 1 or len(levels) < 1 or not bool(levels.isfinite().all()):
+        raise ValueError("levels must be one or more finite log-SNRs")
 
 
 def draws(posterior: Empirical, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -34,8 +34,7 @@ def explained(values: Tensor) -> Tensor:
 
 def count(values: Tensor, share: float = 0.99) -> int:
     """The smallest k with R_k >= share, of eigenvalues (J,), descending; 0 < share <= 1."""
-    if not 0 < share <= 1:
-        raise ValueError(f"the share of variance must lie in (0, 1], got {share}")
+    _check_share(share)
     if bool((values.diff() > 0).any()):
         raise ValueError("eigenvalues must be given in descending order")
     return int((explained(values) < share).sum()) + 1
@@ -46,6 +45,7 @@ def components_for(x: Tensor, share: float = 0.99) -> int:
 
     Refuses what `spectrum` and `count` refuse, also samples that are all equal (ValueError).
     """
+    _check_share(share)
     return count(spectrum(x), share)
 
 
@@ -60,11 +60,23 @@ def entropy_rank(values: Tensor) -> float:
 
 
 def variance_ratio(x0hat: Tensor, x0: Tensor) -> float:
-    """Total variance of x0hat (N, ...) over that of x0 (M, ...); ValueError if x0 has none."""
-    ours, theirs = (rows(x).var(0).double().sum() for x in (x0hat, x0))
+    """Total variance of x0hat (N, ...) over that of x0 (M, ...), both of D numbers a sample.
+
+    ValueError if x0 has none, or if the two differ in D.
+    """
+    both = rows(x0hat), rows(x0)
+    if both[0].shape[1] != both[1].shape[1]:
+        got = " and ".join(str(x.shape[1]) for x in both)
+        raise ValueError(f"estimates and clean data must be of one size, got {got} numbers each")
+    ours, theirs = (x.double().var(0).sum() for x in both)
     if not float(theirs) > 0:
         raise ValueError("the clean data are all equal and have no variance to compare with")
     return float(ours / theirs)
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of variance must lie in (0, 1], got {share}")
 
 
 def _checked(values: Tensor) -> Tensor:
