@@ -46,6 +46,20 @@ def test_record_writes_what_it_measured(data: Path) -> None:
     assert oct(path.stat().st_mode)[-3:] == "644"
 
 
+def test_another_model_than_the_claims_is_neither_judged_nor_recorded(data: Path) -> None:
+    open_02(model="cifar10")
+    found = claims.record("02.floor", {"ship and truck": torch.tensor(0.25), "linear": 2})
+    assert repr(found) == (
+        "02.floor needs model fashion and is not judged with cifar10: ship and truck 0.25, linear 2"
+    )
+    assert repr(claims.record("02.single", 0.5)).endswith("not judged with cifar10: 0.5")
+    assert not (data / "results").exists()
+    assert "not listed" in refusal(lambda: claims.record("02.none", 1.0))
+    open_02(model="fashion")
+    assert claims.record("02.single", 0.7).name in ("holds", "does not hold")
+    assert (data / "results" / "claims" / "cpu" / "02_elbo.json").exists()
+
+
 def test_records_are_the_same_bytes_in_any_order(data: Path) -> None:
     values = {"linear": 1 / 3, "vp": 2e-17, "gvp": math.pi}
     path = data / "results" / "claims" / "cpu" / "02_elbo.json"

@@ -99,8 +99,9 @@ def test_stable_diffusion_runs_from_noise_to_a_class(
     z = stable_diffusion.encode_folder(pipe, images / "race_car", 16)
     torch.testing.assert_close(found.data("test", 1)[0], z[[4, 9]])
     torch.testing.assert_close(found.data("train", 1)[0], z[[0, 1, 2, 3, 5, 6, 7, 8]])
-    _, labels = found.data("train", None)
-    assert labels.tolist() == [0] * 8 + [1] * 8
+    every, labels = found.data("train", None)
+    assert labels.tolist() == [0, 1] * 8
+    torch.testing.assert_close(every[labels == 1], found.data("train", 1)[0])
     with pytest.raises(ValueError, match="split must be train or test, not 'val'"):
         found.data("val", 0)
 

@@ -61,24 +61,31 @@ def _text_config() -> CLIPTextConfig:
     )
 
 
-def stable_diffusion(prediction_type: str = "epsilon", **options: Any) -> StableDiffusionPipeline:
-    """The parts of Stable Diffusion, in evaluation mode."""
+def stable_diffusion(
+    prediction_type: str = "epsilon",
+    side: int = LATENT_SIDE,
+    scaling: float = SCALING,
+    **options: Any,
+) -> StableDiffusionPipeline:
+    """The parts of Stable Diffusion, in evaluation mode, for latents of this side and scale."""
     torch.manual_seed(0)
     blocks = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
+    levels = {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
     unet = UNet2DConditionModel(
-        sample_size=LATENT_SIDE,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        sample_size=side,
         cross_attention_dim=WIDTH,
         attention_head_dim=2,
         **blocks,
-        **options,
+        **levels | options,
     )
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
-        scaling_factor=SCALING,
+        scaling_factor=scaling,
         sample_size=IMAGE_SIDE,
         **blocks,
     )
@@ -107,14 +114,13 @@ def stable_diffusion(prediction_type: str = "epsilon", **options: Any) -> Stable
 def class_conditional(embeddings: int | None = 11, **options: Any) -> UNet2DModel:
     """A network of 3 x 32 x 32 pixels with so many class embeddings."""
     torch.manual_seed(1)
-    sizes = {"sample_size": 32, "in_channels": 3, "out_channels": 3} | options
+    sizes = {"sample_size": 32, "in_channels": 3, "out_channels": 3}
+    sizes |= {"block_out_channels": (8, 16), "norm_num_groups": 4} | options
     return UNet2DModel(
         num_class_embeds=embeddings,
-        block_out_channels=(8, 16),
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
         layers_per_block=1,
-        norm_num_groups=4,
         **sizes,
     ).eval()
 
@@ -149,9 +155,15 @@ def save_clip(folder: Path, side: int = 16) -> Path:
     return folder
 
 
-def save_stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> Path:
+def save_stable_diffusion(
+    folder: Path,
+    prediction_type: str = "epsilon",
+    side: int = LATENT_SIDE,
+    scaling: float = SCALING,
+    **options: Any,
+) -> Path:
     """A pipeline's folder, with the vocabulary in the two files that the real ones have."""
-    stable_diffusion(prediction_type).save_pretrained(folder)
+    stable_diffusion(prediction_type, side, scaling, **options).save_pretrained(folder)
     words = folder / "tokenizer"
     vocabulary = json.loads((words / "tokenizer.json").read_text())["model"]["vocab"]
     (words / "tokenizer.json").unlink()

@@ -14,6 +14,23 @@ from erdpaper.claims.verdicts import Verdict
 from erdpaper.files import write_atomically
 
 PROFILES = ("smoke", "cpu", "gpu", "full")
+# the value of a notebook's parameter `model` that claims are about
+OWN_MODEL = "fashion"
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """What `record` returns for a run with a model that the claim is not about."""
+
+    id: str
+    model: str
+    values: Any
+
+    def __repr__(self) -> str:
+        """One sentence, and the values that were computed."""
+        computed = self.values.items() if isinstance(self.values, Mapping) else [("", self.values)]
+        shown = ", ".join(f"{case} {float(value):.4g}".strip() for case, value in computed)
+        return f"{self.id} needs model {OWN_MODEL} and is not judged with {self.model}: {shown}"
 
 
 @dataclass
@@ -76,7 +93,7 @@ def begin(
     return _session
 
 
-def record(id: str, values: object, spread: object = None) -> Verdict:
+def record(id: str, values: object, spread: object = None) -> Verdict | Unjudged:
     """Record what this run measured for a claim and return the verdict.
 
     values: a number for a claim with one case, else a mapping case -> number with exactly the
@@ -84,7 +101,8 @@ def record(id: str, values: object, spread: object = None) -> Verdict:
     none negative; what it means (standard error, range over seeds) belongs in `measure`.
     Values are rounded to six significant digits and those below the claim's noise to 0 first, so
     that the verdict is that of the file and the file that of any CPU.
-    The file of the run is written atomically; the profile `smoke` writes nothing.
+    The file of the run is written atomically; the profile `smoke` writes nothing. Nor does a run
+    of which a parameter `model` is not OWN_MODEL, whose cases need not be those of claims.yml.
 
     Raises ClaimError if no session is open, the claim is unknown or another notebook's, or the
     values do not fit it.
@@ -95,6 +113,9 @@ def record(id: str, values: object, spread: object = None) -> Verdict:
         raise ClaimError(f"claim {id!r} is not listed in claims.yml")
     if claim.notebook != session.notebook:
         raise ClaimError(f"claim {id!r} belongs to {claim.notebook}, not to {session.notebook}")
+    model = session.parameters.get("model", OWN_MODEL)
+    if model != OWN_MODEL:
+        return Unjudged(id, model, values)
     verdict = Verdict(claim, measured(claim, values), spreads(claim, spread))
     session.recorded[id] = {
         "values": verdict.values,
