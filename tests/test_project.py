@@ -1,6 +1,7 @@
 """The project's files agree with each other, and its code passes its own linters."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from erdpaper.claims import ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -119,3 +122,12 @@ def test_linter_is_content(command: list[str]) -> None:
     program = Path(sys.executable).with_name(command[0])
     done = subprocess.run([program, *command[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readmes_verdicts_are_those_of_the_ledger() -> None:
+    rows = {row.claim.id: row for row in ledger.rows(ROOT / "data") if row.profile == "cpu"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| .* \| `(\d\d\.[\w-]+)` \| (.*) \|$", readme, re.M)
+    assert len(table) == 6
+    for id, said in table:
+        assert said == f"{rows[id].verdict_name}, {ledger.passed_text(rows[id])}", id
