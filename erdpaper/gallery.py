@@ -23,7 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 from erdpaper.claims.ledger_nodes import text_nodes
 
 # pixels; a column of the page is at most this wide
-_THUMBNAIL = 360
+_THUMBNAIL = 320
 
 
 class Figure(NamedTuple):
@@ -116,7 +116,7 @@ def find(notebook: Path, name: str) -> Figure:
 
 
 def thumbnail(png: bytes) -> bytes:
-    """The picture in 32 colours and at most 360 pixels wide."""
+    """The picture in 32 colours and at most 320 pixels wide."""
     with Image.open(io.BytesIO(png)) as image:
         small = image.convert("RGB")
     small.thumbnail((_THUMBNAIL, small.height))
