@@ -2,11 +2,12 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from sphinx.cmd.build import build_main
 
 from erdpaper import effort
 
@@ -41,7 +42,10 @@ def test_line_stands_below_the_title_of_notebooks_only(
     index = "# Home\n\n```{toctree}\nnotebooks/01_timed\nnotebooks/02_new\n```\n"
     (source / "index.md").write_text(index)
     monkeypatch.setenv("ERDPAPER_DATA", str(tmp_path / "data"))
-    assert build_main(["-q", "-W", str(source), str(tmp_path / "out")]) == 0
+    # in a process of its own: two builds in one do not register their parsers twice
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", str(source), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
     def text_of(name: str) -> str:
         html = (tmp_path / "out" / f"{name}.html").read_text(encoding="utf-8")

@@ -337,8 +337,8 @@ def test_what_made_a_file_is_kept_in_it(request_: Request) -> None:
     before = path.stat().st_mtime_ns
     generate.sample(replace(request_, interval=(0.0, 0.8), scale=2.1, batch=2))
     assert path.stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match=r"a.npz holds samples with scale 2.1, not 1.0: name anot"):
-        generate.sample(replace(request_, interval=(0.0, 0.8)))
+    with pytest.raises(ValueError, match=r"a.npz holds samples with scale 2.1, not 2.0: name anot"):
+        generate.sample(replace(request_, interval=(0.0, 0.8), scale=2.0))
 
 
 class Stopped(Exception):

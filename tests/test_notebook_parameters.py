@@ -237,7 +237,7 @@ def test_specs_refuse_to_be_empty() -> None:
 def test_begin_opens_a_claims_session(tmp_path: Path) -> None:
     from erdpaper import claims
 
-    begin(seed=7)
+    begin(seed=7, model="fashion")
     assert not (tmp_path / "records").exists()
     claims.record("90.example", 1)
     text = (tmp_path / "records" / "cpu" / "90_example.json").read_text()

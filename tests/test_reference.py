@@ -70,11 +70,17 @@ def test_without_a_gpu_one_sentence_and_no_work(
 
 def test_make_calls_the_command() -> None:
     ran = subprocess.run(
-        ["make", "--dry-run", "--assume-old=.venv/.installed", "gpu-reference"],
+        [
+            "make",
+            "--no-print-directory",
+            "--dry-run",
+            "--assume-old=.venv/.installed",
+            "gpu-reference",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={k: v for k, v in os.environ.items() if k != "MAKEFLAGS"},
+        env={k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")},
     )
     assert ran.stdout.splitlines()[-1] == ".venv/bin/erdpaper reference", ran.stderr
 

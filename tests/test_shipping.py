@@ -24,6 +24,7 @@ BOOK_ONLY = {
     "erdpaper.effort",
     "erdpaper.execution",
     "erdpaper.gallery",
+    "erdpaper.notation",
     "erdpaper.players.sphinx_ext",
     "erdpaper.pool",
     "erdpaper.runner",
