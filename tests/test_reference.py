@@ -68,9 +68,6 @@ def test_without_a_gpu_one_sentence_and_no_work(
     assert not (root / "data" / "results").exists()
 
 
-STAMP = ".venv/.installed"
-
-
 def test_make_calls_the_command() -> None:
     ran = subprocess.run(
         [

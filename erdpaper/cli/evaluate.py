@@ -15,7 +15,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("samples", type=_FILE)
 @click.option("--reference", required=True, type=_FILE, help="npz of images, or one of ADM's.")
-@click.option("--inception", type=_FILE, help="Inception weights, the port's or TorchScript; our engine needs them.")
+@click.option(
+    "--inception",
+    type=_FILE,
+    help="Inception weights, the port's or TorchScript; our engine needs them.",
+)
 @click.option("--out", type=_FILE, help="Write the values to this JSON file as well.")
 @click.option(
     "--engine",
