@@ -77,7 +77,7 @@ def test_every_item_points_somewhere(items: list[Item]) -> None:
         if item.section is not None:
             source = NOTEBOOKS[item.chapters[0]].read_text(encoding="utf-8")
             assert re.search(rf"^#+ {re.escape(item.section)}$", source, re.M), item
-        assert item.chapters or item.planned or item.schematic, item
+        assert item.chapters or item.schematic, item
         assert item.kind == "figure" or not item.schematic, item
 
 
@@ -92,7 +92,6 @@ def test_words_are_few(items: list[Item]) -> None:
 
 
 LIST: dict[str, Any] = {
-    "planned": ["08_full_scale"],
     "paper": {
         "equation": [
             {"number": 1, "says": "a loss in $t$", "where": "02_elbo", "claims": ["02.floor"]},
@@ -105,7 +104,7 @@ LIST: dict[str, Any] = {
     },
     "thesis": {"equation": [{"number": "2.1", "says": "one", "where": "05_erd", "section": "A b"}]},
 }
-CHAPTERS = ["02_elbo", "05_erd"]
+CHAPTERS = ["02_elbo", "05_erd", "08_full_scale"]
 
 
 @pytest.fixture
@@ -119,31 +118,24 @@ def test_rows_are_read(folder: Path) -> None:
     one, several, sketch, samples, thesis = coverage.load(folder, CHAPTERS)
     assert one.numbers == ("1",) and one.claims == ("02.floor",)
     assert several.numbers == ("2", "3", "4") and several.number == "2-4"
-    assert (several.chapters, several.planned) == (("05_erd",), ("08_full_scale",))
-    assert sketch.schematic and (sketch.chapters, sketch.planned) == ((), ())
+    assert several.chapters == ("05_erd", "08_full_scale")
+    assert sketch.schematic and sketch.chapters == ()
     assert not samples.schematic
     assert samples.note == "not $yet$" and thesis.section == "A b"
-
-
-def test_a_planned_notebook_becomes_a_chapter_when_it_exists(folder: Path) -> None:
-    samples = coverage.load(folder, [*CHAPTERS, "08_full_scale"])[3]
-    assert (samples.chapters, samples.planned) == (("08_full_scale",), ())
 
 
 def test_items_are_counted_by_number_and_not_by_row(folder: Path) -> None:
     items = coverage.load(folder, CHAPTERS)
     assert coverage.counts(items, ["02.floor"]) == {
         "judged": 1,
-        "treated": 4,
+        "treated": 5,
         "schematic": 1,
-        "planned": 1,
     }
     # a claim without a record judges nothing
     assert coverage.counts(items[:1], []) == {
         "judged": 0,
         "treated": 1,
         "schematic": 0,
-        "planned": 0,
     }
 
 
@@ -194,10 +186,10 @@ def test_bad_rows_are_refused_in_one_sentence(
     ("text", "sentence"),
     [
         ("[", "is not valid YAML"),
-        ("[]", "must be a mapping with a list `planned`"),
-        ("planned: []\nbook: {}", "'book' is not a document"),
-        ("planned: []\npaper: {lemma: []}", "paper has no kind 'lemma'"),
-        ("planned: []\nplanned: []", "repeated key 'planned'"),
+        ("[]", "must be a mapping of documents to their kinds"),
+        ("book: {}", "'book' is not a document"),
+        ("paper: {lemma: []}", "paper has no kind 'lemma'"),
+        ("paper: {}\npaper: {}", "repeated key 'paper'"),
         (None, "is missing"),
     ],
 )
@@ -236,7 +228,6 @@ def test_a_table_shows_number_content_place_and_verdicts() -> None:
         numbers=("30",),
         says="the cross term <b> is $0$",
         chapters=("02_elbo", "03_ntk"),
-        planned=("08_full_scale",),
         claims=("02.decomposition",),
         section="The split",
         note="a note",
@@ -256,7 +247,7 @@ def test_a_table_shows_number_content_place_and_verdicts() -> None:
     number, says, where, verdicts = table.next_node(nodes.tbody).findall(nodes.entry)
     assert number.astext() == "30–34"
     assert says.astext() == "the cross term <b> is 0\n\na note"
-    assert where.astext() == "02_elbo\n\n03_ntk\n\nto come: 08_full_scale"
+    assert where.astext() == "02_elbo\n\n03_ntk"
     assert verdicts.astext() == "✓ holds 02.decomposition"
     badge = next(verdicts.findall(nodes.reference))
     assert badge["refuri"] == "#claim-02-decomposition"
@@ -282,6 +273,7 @@ PAGE = """# Coverage
 ```{toctree}
 notebooks/02_elbo
 notebooks/05_erd
+notebooks/08_full_scale
 ```
 """
 
@@ -308,7 +300,7 @@ def test_the_directive_draws_counts_and_tables_with_links(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     page = (folder / "html" / "index.html").read_text(encoding="utf-8")
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    assert "6 numbered items of the paper: 4 have a chapter and no verdict, 1 are" in text
+    assert "6 numbered items of the paper: 5 have a chapter and no verdict, 1 are" in text
     assert "○ not run here 02.floor" in text
     assert re.search(r'href="notebooks/02_elbo\.html"><span[^>]*>Title of 02_elbo<', page)
     assert re.search(r'href="notebooks/05_erd\.html#a-b">A b<', page)
@@ -327,8 +319,8 @@ def test_a_list_that_is_wrong_stops_the_build_in_one_sentence(folder: Path) -> N
     done = build(folder, PAGE.replace("paper equation", "paper table"))
     assert done.returncode != 0
     assert "coverage.yml lists nothing for 'paper table'" in done.stderr
-    listed = {**LIST, "planned": []}
+    listed = {**LIST, "thesis": {"table": [{"number": 1, "says": "one", "where": "99_none"}]}}
     (folder / "coverage.yml").write_text(yaml.safe_dump(listed), encoding="utf-8")
     done = build(folder, PAGE)
     assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert "paper equation 2-4 names the unknown notebook '08_full_scale'" in done.stderr
+    assert "thesis table 1 names the unknown notebook '99_none'" in done.stderr

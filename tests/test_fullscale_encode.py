@@ -20,6 +20,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
 from diffusers import AutoencoderKL
+from fresh_process import fresh_process
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -39,12 +40,8 @@ N = sum(COUNTS.values())
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     """A process without what others have started in it."""
-    started = dict(os.environ)
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
-    for name in os.environ.keys() - started.keys():
-        del os.environ[name]
+    with fresh_process():
+        yield
 
 
 @pytest.fixture(scope="module")

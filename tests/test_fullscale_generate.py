@@ -19,6 +19,7 @@ import small_runs
 import torch
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner
+from fresh_process import fresh_process
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -137,12 +138,8 @@ def test_more_steps_than_levels_are_refused() -> None:
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
     """What one test set up for an accelerator is nothing to the next."""
-    started = dict(os.environ)
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
-    for name in os.environ.keys() - started.keys():
-        del os.environ[name]
+    with fresh_process():
+        yield
 
 
 @pytest.fixture(scope="module")

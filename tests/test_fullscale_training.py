@@ -14,6 +14,7 @@ import small_shards
 import torch
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
+from fresh_process import fresh_process
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -68,16 +69,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def train() -> Iterator[Train]:
     """The command; each call is like one in a new process."""
-    started = dict(os.environ)
 
     def invoke(*arguments: str) -> Result:
         AcceleratorState._reset_state(True)
         return CliRunner().invoke(main, ["train", "--cpu", *arguments])
 
-    yield invoke
-    AcceleratorState._reset_state(True)
-    for name in os.environ.keys() - started.keys():
-        del os.environ[name]
+    with fresh_process():
+        yield invoke
 
 
 @pytest.fixture(scope="module")

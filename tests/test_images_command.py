@@ -14,6 +14,7 @@ import small_images
 import torch
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
+from fresh_process import fresh_process
 from safetensors.torch import load_file
 
 from erdpaper.cli import main
@@ -53,8 +54,7 @@ Train = Callable[..., Result]
 @pytest.fixture(scope="module")
 def train() -> Iterator[Train]:
     """The command on small data; each call is like one in a new process."""
-    started = dict(os.environ)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, fresh_process():
         small_images.install(patch)
 
         def invoke(*arguments: str) -> Result:
@@ -63,9 +63,6 @@ def train() -> Iterator[Train]:
 
         yield invoke
     small_images.forget()
-    AcceleratorState._reset_state(True)
-    for name in os.environ.keys() - started.keys():
-        del os.environ[name]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from fresh_process import fresh_process
 from safetensors.torch import load_file
 from small_training import losses, network, normal, trainer
 from torch import Tensor, nn
@@ -85,16 +86,13 @@ def autoencoding(accelerator: Accelerator | None = None) -> Trainer:
 @pytest.fixture
 def accelerated() -> Iterator[Callable[..., Accelerator]]:
     """Accelerators, which share a state that only this empties."""
-    started = dict(os.environ)
 
     def make(**arguments: Any) -> Accelerator:
         AcceleratorState._reset_state(True)
         return Accelerator(cpu=True, **arguments)
 
-    yield make
-    AcceleratorState._reset_state(True)
-    for name in os.environ.keys() - started.keys():
-        del os.environ[name]
+    with fresh_process():
+        yield make
 
 
 def test_one_accelerated_process_changes_no_bit(accelerated: Callable[..., Accelerator]) -> None:

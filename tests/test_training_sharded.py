@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from fresh_process import fresh_process
 from safetensors.torch import load_file
 from small_training import CLASSES, RECIPE, generator_batch, losses
 from torch import Tensor
@@ -165,12 +165,6 @@ def test_two_halves_in_half_precision_stay_close(tmp_path: Path) -> None:
 
 
 def test_nothing_is_sharded_over_one_process_or_cpus() -> None:
-    before = dict(os.environ)
-    AcceleratorState._reset_state(True)
-    try:
-        with pytest.raises(ValueError, match="sharded over several GPUs, one a process: start it"):
-            engine(cpu=True, sharded=True)
-    finally:
-        AcceleratorState._reset_state(True)
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
+    refused = pytest.raises(ValueError, match="sharded over several GPUs, one a process: start it")
+    with fresh_process(), refused:
+        engine(cpu=True, sharded=True)

@@ -1,10 +1,9 @@
 """Where the book treats each numbered item of the two documents: data/coverage.yml, validated.
 
-The file has a section for each document with a list for each kind, and the list `planned` of
-notebooks that may be named before they exist.  A row holds `number` (one, several, or ranges such
-as "2.17-2.19"), `says`, `where` (one notebook or several; `schematic` for a drawing that makes no
-claim, with the notebook that shows it if there is one), and if they apply `claims` that judge the
-item, `section` (a heading of its first notebook) and a `note`.
+The file has a section for each document with a list for each kind.  A row holds `number` (one,
+several, or ranges such as "2.17-2.19"), `says`, `where` (one notebook or several; `schematic` for a
+drawing that makes no claim, with the notebook that shows it if there is one), and if they apply
+`claims` that judge the item, `section` (a heading of its first notebook) and a `note`.
 """
 
 import re
@@ -22,7 +21,6 @@ SCHEMATIC = "schematic"
 
 JUDGED = "judged"
 TREATED = "treated"
-PLANNED = "planned"
 
 _KEYS = {"number", "says", "where", "claims", "section", "note"}
 _RANGE = re.compile(r"((?:\w+\.)*)(\d+)-\1(\d+)")
@@ -38,8 +36,8 @@ class Item:
     """One row: an item of a document, or neighbours that belong together.
 
     number: as written; numbers: each of them.  says: the content in our words, may hold $math$.
-    chapters: notebooks that exist; planned: those that are to come.  schematic: a drawing that
-    makes no claim.  claims: ids that judge it.  section: a heading of the first chapter.
+    chapters: its notebooks.  schematic: a drawing that makes no claim.  claims: ids that judge it.
+    section: a heading of the first chapter.
     """
 
     document: str
@@ -48,18 +46,15 @@ class Item:
     numbers: tuple[str, ...]
     says: str
     chapters: tuple[str, ...] = ()
-    planned: tuple[str, ...] = ()
     schematic: bool = False
     claims: tuple[str, ...] = ()
     section: str | None = None
     note: str | None = None
 
     def status(self, recorded: Collection[str]) -> str:
-        """`judged`, `treated`, `planned` or `schematic`, given the ids that have a verdict."""
+        """`judged`, `treated` or `schematic`, given the ids that have a verdict."""
         if self.schematic:
             return SCHEMATIC
-        if not self.chapters:
-            return PLANNED
         return JUDGED if any(id in recorded for id in self.claims) else TREATED
 
 
@@ -72,9 +67,9 @@ def load(data_dir: Path, chapters: Collection[str]) -> list[Item]:
     """
     path = data_dir / "coverage.yml"
     content = entries.read_yaml(path, "it lists the documents' items", CoverageError)
-    if not isinstance(content, dict) or not isinstance(content.get("planned"), list):
-        raise CoverageError(f"{path} must be a mapping with a list `planned`")
-    known = _Known(chapters, content.pop("planned"), entries.load(data_dir))
+    if not isinstance(content, dict):
+        raise CoverageError(f"{path} must be a mapping of documents to their kinds")
+    known = _Known(chapters, entries.load(data_dir))
     items = [_item(*where, row, known) for where, row in _rows(content)]
     _check_numbers(items)
     return items
@@ -82,7 +77,7 @@ def load(data_dir: Path, chapters: Collection[str]) -> list[Item]:
 
 def counts(items: Iterable[Item], recorded: Collection[str]) -> dict[str, int]:
     """Status -> how many numbered items have it; recorded: ids of the claims with a verdict."""
-    tally = dict.fromkeys((JUDGED, TREATED, SCHEMATIC, PLANNED), 0)
+    tally = dict.fromkeys((JUDGED, TREATED, SCHEMATIC), 0)
     for item in items:
         tally[item.status(recorded)] += len(item.numbers)
     return tally
@@ -106,7 +101,6 @@ def expand(number: str) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class _Known:
     chapters: Collection[str]
-    planned: Collection[str]
     claims: Mapping[str, Claim]
 
 
@@ -141,8 +135,7 @@ def _item(document: str, kind: str, row: object, known: _Known) -> Item:
         number=str(row["number"]),
         numbers=expand(str(row["number"])),
         says=row["says"],
-        chapters=tuple(place for place in places if place in known.chapters),
-        planned=tuple(p for p in places if p not in known.chapters and p != SCHEMATIC),
+        chapters=tuple(place for place in places if place != SCHEMATIC),
         schematic=SCHEMATIC in places,
         claims=tuple(claims),
         section=row.get("section"),
@@ -162,7 +155,7 @@ def _check_places(name: str, places: Sequence[str], claims: Sequence[str], known
     if SCHEMATIC in places and claims:
         raise CoverageError(f"{name} is {SCHEMATIC} and so has no claim that judges it")
     for place in places:
-        if place not in (SCHEMATIC, *known.chapters, *known.planned):
+        if place not in (SCHEMATIC, *known.chapters):
             raise CoverageError(f"{name} names the unknown notebook {place!r}")
     for id in claims:
         if id not in known.claims:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from docutils import nodes
 
-from erdpaper.claims.coverage import JUDGED, PLANNED, SCHEMATIC, TREATED, Item
+from erdpaper.claims.coverage import JUDGED, SCHEMATIC, TREATED, Item
 from erdpaper.claims.ledger import Row
 from erdpaper.claims.ledger_nodes import LinkTo, badge_node, text_nodes
 
@@ -17,7 +17,6 @@ _WORDS = {
     JUDGED: "have a chapter and a verdict",
     TREATED: "have a chapter and no verdict",
     SCHEMATIC: "are drawings without a claim",
-    PLANNED: "have no chapter yet",
 }
 
 
@@ -60,7 +59,6 @@ def _cells(
     places += [
         link_chapter(name, None if at else item.section) for at, name in enumerate(item.chapters)
     ]
-    places += [nodes.inline("", f"to come: {name}") for name in item.planned]
     verdicts: list[nodes.Node] = [_verdict(rows[id], link_to) for id in item.claims]
     return [
         [nodes.paragraph("", item.number.replace("-", "–"))],

@@ -7,6 +7,15 @@ from pathlib import Path
 
 import click
 
+cpu = click.option("--cpu", is_flag=True, help="Stay on the CPU.")
+precision = click.option(
+    "--precision",
+    default="no",
+    show_default=True,
+    type=click.Choice(["no", "fp16", "bf16"]),
+    help="Mixed precision of the network.",
+)
+
 
 class Refusal(click.ClickException):
     """A wrong request: one sentence on stderr, exit status 2."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from erdpaper.cli.base import Refusal, say
+from erdpaper.cli.base import Refusal, cpu, say
 
 _KINDS = ("images", "dataset", "cifar10", "celeba")
 _POSITIVE, _NATURAL = click.IntRange(min=1), click.IntRange(min=0)
@@ -50,7 +50,7 @@ _POSITIVE, _NATURAL = click.IntRange(min=1), click.IntRange(min=0)
     help="Processes that decode images, for each process that encodes [default: all cores].",
 )
 @click.option("--seed", default=0, show_default=True, type=_NATURAL, help="Of --sample.")
-@click.option("--cpu", is_flag=True, help="Stay on the CPU.")
+@cpu
 @click.option("--check", is_flag=True, help="Decode all images, keep none, name the first broken.")
 def encode(split: str, classes: int | None, out: Path | None, check: bool, **options: Any) -> None:
     """Encode images for training; an interrupted run goes on where it was."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from erdpaper.cli.base import Refusal
+from erdpaper.cli.base import Refusal, cpu
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -29,7 +29,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="What computes; torch-fidelity must be installed.",
 )
 @click.option("--batch", default=128, show_default=True, help="Images at a time.")
-@click.option("--cpu", is_flag=True, help="Stay on the CPU.")
+@cpu
 def evaluate(**options: Any) -> None:
     """Measure FID, sFID, IS, precision and recall of the npz SAMPLES."""
     from erdpaper.datasets import DatasetError

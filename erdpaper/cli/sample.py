@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from erdpaper.cli.base import Refusal, say
+from erdpaper.cli.base import Refusal, cpu, precision, say
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -43,14 +43,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--seed", default=0, show_default=True, help="Each image has its own from it.")
 @click.option("--batch", default=64, show_default=True, help="Images at a time in a process.")
-@click.option(
-    "--precision",
-    default="no",
-    show_default=True,
-    type=click.Choice(["no", "fp16", "bf16"]),
-    help="Mixed precision of the network.",
-)
-@click.option("--cpu", is_flag=True, help="Stay on the CPU.")
+@precision
+@cpu
 def sample(**options: Any) -> None:
     """Generate images; a command that was interrupted goes on where it was."""
     from erdpaper.datasets import DatasetError

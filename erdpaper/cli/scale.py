@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from erdpaper.cli.base import Refusal, data_dir, say
+from erdpaper.cli.base import Refusal, cpu, data_dir, precision, say
 
 
 @click.command()
@@ -30,13 +30,7 @@ from erdpaper.cli.base import Refusal, data_dir, say
 )
 @click.option("--every", default=200, show_default=True, help="Steps between checkpoints.")
 @click.option("--accumulate", default=1, show_default=True, help="Parts of a batch, one at a time.")
-@click.option(
-    "--precision",
-    default="no",
-    show_default=True,
-    type=click.Choice(["no", "fp16", "bf16"]),
-    help="Mixed precision.",
-)
+@precision
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network first.")
 @click.option(
     "--checkpoint-activations",
@@ -45,7 +39,7 @@ from erdpaper.cli.base import Refusal, data_dir, say
     help="Compute activations again for the gradients: less memory, a third more work.",
 )
 @click.option("--shard", is_flag=True, help="Spread the network over the GPUs (FSDP).")
-@click.option("--cpu", is_flag=True, help="Stay on the CPU.")
+@cpu
 @click.option("--dry-run", is_flag=True, help="Print settings, size, costs and length; do no work.")
 def train(preset: str, out: Path | None, data: Path | None, dry_run: bool, **options: Any) -> None:
     """Train a network; a run that was interrupted goes on where its last checkpoint is.

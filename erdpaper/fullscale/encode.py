@@ -121,13 +121,13 @@ def _encode(request: Request, work: Work, state: PartialState) -> None:
     mine = range(state.process_index, len(files), state.num_processes)
     # shown only where there is much to compare
     looked = tqdm(mine, desc="checking", unit=" files", delay=2, disable=_quiet(state))
-    todo = [number for number in looked if not work.has(number)]
-    left = sum(len(files[number]) for number in todo)
+    missing = [number for number in looked if not work.has(number)]
+    left = sum(len(files[number]) for number in missing)
     _check_room(request, shape, left * state.num_processes)
     whole = sum(len(files[number]) for number in mine)
     with _bar(state, whole, whole - left) as bar:
-        made = _files(request, images, [files[number] for number in todo], coder, bar)
-        for number, tensors in zip(todo, made, strict=True):
+        made = _files(request, images, [files[number] for number in missing], coder, bar)
+        for number, tensors in zip(missing, made, strict=True):
             work.keep(number, tensors)
     state.wait_for_everyone()
     if state.is_main_process:

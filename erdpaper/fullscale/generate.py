@@ -211,11 +211,11 @@ def _fill(
     missing = parts.missing(request.batch)
     engine.wait_for_everyone()
     generate = sampler(request, trained, engine)
-    todo = sum(map(len, missing))
+    left = sum(map(len, missing))
     bar = tqdm(
         desc=request.out.name,
         total=request.count,
-        initial=request.count - todo,
+        initial=request.count - left,
         unit=" images",
         mininterval=1,
         disable=None if engine.is_main_process else True,

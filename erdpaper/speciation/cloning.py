@@ -61,17 +61,7 @@ def clone(
     these classes, by any denoiser that treats its samples alike; NONE (-1) where none of the tries
     ended there.
     """
-    ends = _continuation(
-        denoise,
-        t,
-        schedule,
-        judge,
-        generator,
-        steps=steps,
-        among=among,
-        tries=tries,
-        sampler=sampler,
-    )
+    ends = _continuation(denoise, t, schedule, judge, generator, steps, among, tries, sampler)
     return torch.stack([ends(x_t) for _ in range(2)])
 
 
@@ -92,17 +82,7 @@ def uturn(
 
     The judge names both, so that its errors at no noise do not count. Otherwise as `clone`.
     """
-    ends = _continuation(
-        denoise,
-        t,
-        schedule,
-        judge,
-        generator,
-        steps=steps,
-        among=among,
-        tries=tries,
-        sampler=sampler,
-    )
+    ends = _continuation(denoise, t, schedule, judge, generator, steps, among, tries, sampler)
     alpha, sigma = (float(part) for part in schedule(t))
     x_t = alpha * x0 + sigma * normal(tuple(x0.shape), x0, generator)
     return torch.stack([judge(x0), ends(x_t)])
@@ -122,7 +102,6 @@ def _continuation(
     schedule: Schedule,
     judge: Judge,
     generator: torch.Generator | None,
-    *,
     steps: int,
     among: Collection[int] | None,
     tries: int,

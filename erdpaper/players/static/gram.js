@@ -2,7 +2,7 @@
 window.erdPlayers.add("gram", (stage, data, alt) => {
   "use strict";
 
-  const { TARGETS, element, labelled, number, player, select, shape, slider } = window.erdPlayers;
+  const { TARGETS, controls, element, number, select, shape, slider } = window.erdPlayers;
   const COUNT = 4 * data.each;
   const STATES = ["trained", "untrained"];
 
@@ -89,20 +89,12 @@ window.erdPlayers.add("gram", (stage, data, alt) => {
       `mean cosine within clusters ${said("within", 2)}, between ${said("between", 2)}.`;
   };
 
-  const play = player(when, { from: "min", stride: 1, wait: 600, draw, live: readout });
-  for (const control of [target, path, when]) control.addEventListener("input", draw);
+  const named = { Target: target, Schedule: path, "Time t (noise at right)": when };
   const key = STATES.map((state) =>
     element("span", { class: `player-key player-key-${state}` }, state),
   );
   stage.append(
-    element(
-      "div",
-      { class: "player-controls" },
-      labelled("Target", target),
-      labelled("Schedule", path),
-      labelled("Time t (noise at right)", when),
-      play,
-    ),
+    controls(named, draw, { from: "min", stride: 1, wait: 600, live: readout }),
     element("div", { class: "player-matrices" }, ...Object.values(pictures).map((p) => p.box)),
     element("div", { class: "player-keys" }, ...key),
     element("div", { class: "player-panels" }, ...charts.map((one) => one.root)),

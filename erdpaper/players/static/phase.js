@@ -2,7 +2,7 @@
 window.erdPlayers.add("phase", (stage, data, alt) => {
   "use strict";
 
-  const { TARGETS, element, labelled, number, percent, plane, player, select, shape, slider } =
+  const { TARGETS, controls, element, number, percent, plane, select, shape, slider } =
     window.erdPlayers;
   const { energies, field, posterior, schedules } = window.erdToy;
   const paths = schedules(data.betas);
@@ -75,17 +75,9 @@ window.erdPlayers.add("phase", (stage, data, alt) => {
       `the Bayes floor is ${number(Math.max(0, energy - recoverable), 2)}.`;
   };
 
-  const play = player(level, { from: "max", stride: 0.2, wait: 80, draw, live: readout });
-  for (const control of [target, path, level]) control.addEventListener("input", draw);
+  const named = { Target: target, Schedule: path, "Noise level (log-SNR, noise at left)": level };
   stage.append(
-    element(
-      "div",
-      { class: "player-controls" },
-      labelled("Target", target),
-      labelled("Schedule", path),
-      labelled("Noise level (log-SNR, noise at left)", level),
-      play,
-    ),
+    controls(named, draw, { from: "max", stride: 0.2, wait: 80, live: readout }),
     element("div", { class: "player-panels" }, drawing.box),
     readout,
   );

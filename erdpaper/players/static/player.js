@@ -68,6 +68,15 @@ window.erdPlayers = (() => {
     return button;
   };
 
+  // The row of a player's controls: each redraws, and the last of them, a slider, can be played.
+  const controls = (named, draw, pace) => {
+    const all = Object.values(named);
+    for (const control of all) control.addEventListener("input", draw);
+    const play = player(all.at(-1), { ...pace, draw });
+    const shown = Object.entries(named).map(([text, control]) => labelled(text, control));
+    return element("div", { class: "player-controls" }, ...shown, play);
+  };
+
   // A square drawing of the plane -reach..reach; `at` maps a point to its coordinates.
   const plane = (reach, alt, size = 300) => {
     const at = ([x, y]) => [(x / reach + 1) * (size / 2), (1 - y / reach) * (size / 2)];
@@ -94,12 +103,11 @@ window.erdPlayers = (() => {
   return {
     TARGETS,
     add: (name, starter) => (starters[name] = starter),
+    controls,
     element,
-    labelled,
     number,
     percent,
     plane,
-    player,
     select,
     shape,
     slider,

@@ -2,7 +2,7 @@
 window.erdPlayers.add("trajectories", (stage, data, alt) => {
   "use strict";
 
-  const { element, labelled, number, percent, plane, player, select, shape, slider } =
+  const { controls, element, number, percent, plane, select, shape, slider } =
     window.erdPlayers;
   const { posterior } = window.erdToy;
   const LEVELS = data.logsnr.length;
@@ -90,17 +90,9 @@ window.erdPlayers.add("trajectories", (stage, data, alt) => {
       `the two samplers take ${same} of ${STARTS} to the same mode.`;
   };
 
-  const play = player(when, { from: "min", stride: 1, wait: 120, draw, live: readout });
-  for (const control of [sampler, chosen, when]) control.addEventListener("input", draw);
+  const named = { Sampler: sampler, Start: chosen, "Noise level (log-SNR, noise at left)": when };
   stage.append(
-    element(
-      "div",
-      { class: "player-controls" },
-      labelled("Sampler", sampler),
-      labelled("Start", chosen),
-      labelled("Noise level (log-SNR, noise at left)", when),
-      play,
-    ),
+    controls(named, draw, { from: "min", stride: 1, wait: 120, live: readout }),
     element(
       "div",
       { class: "player-panels" },
