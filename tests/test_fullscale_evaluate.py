@@ -46,9 +46,11 @@ class Linear:
         self.spatial = None if spatial is None else torch.randn(108, spatial, generator=generator)
         self.classes = None if classes is None else torch.randn(d, classes, generator=generator)
         self.asked = 0
+        self.exact = True
 
     def __call__(self, images: Tensor) -> Features:
         self.asked += len(images)
+        self.exact &= not torch.backends.cudnn.allow_tf32
         x = images.float().flatten(1) / 255
         pool = x @ self.pool
         return Features(
@@ -174,6 +176,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Linear:
 
 def test_the_protocol_by_hand(files: tuple[Path, Path], network: Linear, tmp_path: Path) -> None:
     report = evaluate.evaluate(Request(*files, out=tmp_path / "report.json", batch=7, cpu=True))
+    exact = network.exact
     x, y = (rows(network, np.load(path)["arr_0"]) for path in files)
     p = torch.from_numpy(x[0]).float() @ network.classes  # type: ignore[operator]
     p = p.softmax(1).double()
@@ -187,6 +190,8 @@ def test_the_protocol_by_hand(files: tuple[Path, Path], network: Linear, tmp_pat
     }
     assert report.named() == pytest.approx(expected, rel=1e-6)
     assert 0 < expected["precision"] != expected["recall"] > 0
+    # no convolution was to round its inputs
+    assert exact
     kept = json.loads((tmp_path / "report.json").read_text())
     assert kept["values"] == report.named() and kept["protocol"] == "ADM Inception"
     assert kept["samples"] == {"file": "samples.npz", "images": 31, "made": None}
@@ -433,6 +438,13 @@ def test_what_torch_fidelity_cannot_do_is_refused(
         fidelity.values(run)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(ValueError, match=r"cannot be loaded .*; pip install 'torch-fidelity>=0.4'"):
+        fidelity.values(run)
+
+    def unfit(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(fidelity, "import_module", unfit)
+    with pytest.raises(ValueError, match=r"cannot be loaded \(operator torchvision::nms does not"):
         fidelity.values(run)
 
 

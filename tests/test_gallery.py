@@ -34,7 +34,8 @@ def notebook(path: Path, *, executed: bool = True) -> Path:
     if executed:
         data = {"image/png": base64.b64encode(PNG).decode(), "text/plain": "<Figure>"}
         drawn.outputs = [nbformat.v4.new_output("display_data", data)]
-    nbformat.write(nbformat.v4.new_notebook(cells=[plain, drawn]), path)
+    unnamed = nbformat.v4.new_code_cell("plot()", outputs=drawn.outputs)
+    nbformat.write(nbformat.v4.new_notebook(cells=[plain, unnamed, drawn]), path)
     return path
 
 

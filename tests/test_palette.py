@@ -38,6 +38,14 @@ def test_a_drawing_of_many_shades_changes_little_and_shrinks() -> None:
     assert gaps.max() <= 8 and len(after) < len(before)
 
 
+def test_plain_areas_stay_plain() -> None:
+    """A shade that is none of the 256 is replaced by one of them, not by a pattern of two."""
+    pixels = np.random.default_rng(2).integers(0, 256, (200, 100, 3), dtype=np.uint8)
+    pixels[90:102, 40:52] = (131, 77, 201)
+    shown = np.asarray(opened(palette.reduced(png(pixels))).convert("RGB"))[90:102, 40:52]
+    assert len(np.unique(shown.reshape(-1, 3), axis=0)) == 1
+
+
 def test_what_is_transparent_becomes_white() -> None:
     pixels = np.zeros((4, 4, 4), dtype=np.uint8)
     pixels[:2] = [10, 20, 30, 255]

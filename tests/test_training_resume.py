@@ -176,6 +176,9 @@ def test_a_damaged_checkpoint_is_one_sentence(kept: Path, keep: int) -> None:
 def test_a_file_of_something_else_is_one_sentence(kept: Path) -> None:
     save_file(network().state_dict(), kept)
     assert "is no checkpoint of a training" in refusal(kept, plain(0))
+    # half of what makes one
+    save_file({"rng.cpu": torch.get_rng_state()}, kept, {"step": "3"})
+    assert "is no checkpoint of a training" in refusal(kept, plain(0))
 
 
 def test_a_checkpoint_of_another_training_is_one_sentence(kept: Path) -> None:

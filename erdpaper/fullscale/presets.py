@@ -1,8 +1,8 @@
 """What `erdpaper train --preset` can train at full scale: one row a run.
 
-The rows follow the paper's Tables 1, 2, 3 and 5 and its App. G.1 (FORMULAS, sections 6 and 9). All
-use AdamW without weight decay, an average with decay 0.9999, no warm-up and no clipping, unless
-they say otherwise. What is not on a row is given when it is run: fp16 [P G.1] is `--precision`.
+The rows follow the paper's Tables 1, 2, 3 and 5 and its App. G.1. All use AdamW without weight
+decay, an average with decay 0.9999, no warm-up and no clipping, unless they say otherwise. What is
+not on a row is given when it is run: fp16 [P G.1] is `--precision`.
 
 Where the paper contradicts itself or cannot be read, the row follows App. G and Table 5, and
 says so:
@@ -20,6 +20,7 @@ with like there is a row `-uniform` beside each `-erd`, which differs from it in
 # ruff: noqa: E501  the rows of a table are as long as they are
 from typing import Any, NamedTuple
 
+from erdpaper.fullscale.published import IMAGENET
 from erdpaper.images.presets import Preset
 from erdpaper.training import Recipe
 
@@ -34,7 +35,7 @@ class Data(NamedTuple):
 
 
 DATA = {
-    "imagenet-latents": Data("ImageNet 256 in VAE latents",   (4, 32, 32), 1_000, 1_281_167),
+    "imagenet-latents": Data("ImageNet 256 in VAE latents",   (4, 32, 32), 1_000, IMAGENET),
     "celeba-64":        Data("CelebA 64, its training part",  (3, 64, 64),     0,   162_770),
     "cifar-10":         Data("CIFAR-10",                      (3, 32, 32),    10,    50_000),
     "rehearsal":        Data("images of 28x28 in latents",    (4,  7,  7),    10,    60_000),
