@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from erdpaper import tasks
 from erdpaper.images import data, grid, measure, probes, spec, weighting
 from erdpaper.images.spec import Cell
+from erdpaper.schedules import DDPM
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,7 @@ cells = st.builds(
     batch=st.sampled_from([64, 128]),
     ema=st.sampled_from([0.99, 0.999]),
     seed=st.integers(0, 200),
+    schedule=st.sampled_from(list(spec.SCHEDULES)),
 )
 
 
@@ -80,6 +82,7 @@ def test_keys_name_what_differs_from_the_defaults() -> None:
     every = [
         *grid.sweep(),
         *grid.ladder(),
+        *grid.noise_ladder(),
         *grid.architectures(),
         *(Cell(y, w, 4e-3, seed=k) for y in grid.TARGETS for w in grid.NAMES for k in range(6)),
     ]
@@ -219,6 +222,39 @@ def test_the_ladder_changes_one_thing_a_rung() -> None:
     assert (rungs[0].weight, rungs[0].beta2, rungs[0].decay) == ("uniform", 0.999, "constant")
     # the last two are a judged pair, if the sweep chooses the ladder's rate
     assert rungs[3:] == [Cell("eps", w, grid.LADDER_LR) for w in ("uniform", "erd")]
+
+
+def test_the_other_ladder_changes_one_thing_a_rung() -> None:
+    rungs = [cell for cell in grid.noise_ladder() if cell.seed == 0]
+    changed = []
+    for one, other in itertools.pairwise([rungs[0], *rungs[2:]]):
+        names = {n for n, value in one.as_dict().items() if value != other.as_dict()[n]}
+        changed.append(names)
+    assert changed == [{"beta2"}, {"schedule"}, {"weight"}]
+    assert rungs[1] == replace(rungs[0], weight="erd")
+    # the two ladders differ in the noise schedule of their start and share a rung
+    assert rungs[0] == replace(grid.ladder()[0], schedule="ddpm")
+    assert set(grid.noise_ladder()) & set(grid.ladder()) == {
+        replace(rungs[3], seed=seed) for seed in grid.JUDGED_SEEDS
+    }
+
+
+def test_a_network_is_measured_on_its_own_noise_levels(small: pytest.MonkeyPatch) -> None:
+    cell = Cell("eps", "erd", 1e-2, steps=10, beta2=0.95, decay="constant", schedule="ddpm")
+    found, network = grid.trained(cell)
+    path = DDPM()
+    assert found["final"] == tasks.rounded(measure.summary(network, "eps", 40, schedule=path))
+    assert found["final"] != tasks.rounded(measure.summary(network, "eps", 40))
+    own = measure.errors(network, "eps", schedule=path).tolist()
+    assert found["errors"] == tasks.rounded(own)
+    # what is compared between weights is measured on the cosine table only
+    assert not found.keys() & {"ways", "probes", "nearest", "kernel"}
+    batch = cell.trainer().draw(1)
+    alpha, sigma = (c.float().view(-1, 1, 1, 1) for c in path(batch.t.double()))
+    z, _ = data.latents()
+    gap = torch.cdist(((batch.x - sigma * batch.y) / alpha).flatten(1), z.flatten(1))
+    # where hardly any signal is left, rounding is all there is
+    assert float(gap[(alpha > 0.1).flatten()].min(1).values.max()) < 0.1
 
 
 def test_both_architectures_are_trained_with_and_without_erd() -> None:
@@ -380,6 +416,7 @@ def test_everything_is_collected_once(computed: list[str], tmp_path: Path) -> No
         "sweep": grid.sweep(),
         "judged": grid.judged(swept),
         "ladder": grid.ladder(),
+        "noise ladder": grid.noise_ladder(),
         "architectures": grid.architectures(),
     }
     every = {cell.key: cell for cells in parts.values() for cell in cells}

@@ -20,6 +20,7 @@ from erdpaper.images import data, grid, measure, probes
 from erdpaper.images.measure import Sampling
 from erdpaper.images.spec import SCHEDULE
 from erdpaper.models.latent_mlp import LatentMLP
+from erdpaper.schedules import DDPM, Schedule
 
 F64 = torch.float64
 TARGETS = ("eps", "x0", "v")
@@ -71,7 +72,28 @@ def gaussian(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "latents", lambda split="train": both[split])
 
 
+class Levels(nn.Module):
+    """The exact denoiser of a law, asked at the times of another schedule."""
+
+    def __init__(self, path: Schedule) -> None:
+        super().__init__()
+        self.exact, self.path = Exact("eps"), path
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.exact(x, SCHEDULE.time(self.path.logsnr(t.double())).to(t), label)
+
+
 # ---------------------------------------------------------------- errors
+
+
+def test_noise_levels_are_those_of_the_schedule(gaussian: None) -> None:
+    path, labels = DDPM(), torch.zeros(40, dtype=torch.long)
+    mine = measure.errors(Levels(path), "eps", n=200, schedule=path)
+    torch.testing.assert_close(mine, measure.errors(Exact("eps"), "eps", n=200), rtol=1e-5, atol=0)
+    # the flow is the same in noise over signal; the tables end at slightly different levels
+    drawn = Sampling(steps=60).draw(Levels(path), "eps", 40, labels, path)
+    usual = Sampling(steps=60).draw(Exact("eps"), "eps", 40, labels)
+    torch.testing.assert_close(drawn, usual, rtol=0, atol=5e-3)
 
 
 def test_the_errors_of_an_exact_denoiser_are_the_closed_form(gaussian: None) -> None:

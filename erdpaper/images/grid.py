@@ -36,12 +36,14 @@ JUDGED_SEEDS = range(6)
 # of the other weights, pooled over targets, and of the architectures, pooled over both
 POOLED_SEEDS, ARCHITECTURE_SEEDS = range(2), range(3)
 PRACTICE_SEEDS = range(3)
-# the ladder and the two architectures have one learning rate each, as the paper has
+# the ladders and the two architectures have one learning rate each, as the paper has
 LADDER_LR = 1e-2
-ARCHITECTURE_STEPS = 300
-ARCHITECTURE_LR = {"DiT-fashion-latent": 2e-3, "UNet-fashion-latent": 1e-3}
+# learning rate and steps; a step costs as much as two hundred of the perceptron, so batches are small
+ARCHITECTURES = {"DiT-fashion-latent": (2e-3, 1_200), "UNet-fashion-latent": (1e-3, 800)}
+ARCHITECTURE_BATCH = 16
 # shares of a run after which its moving average is sampled
 CHECKPOINTS = (0.2, 0.4, 0.7, 1.0)
+# the sweep and the architectures end with fewer samples
 SWEEP_SAMPLES, CURVE_SAMPLES, FINAL_SAMPLES = 1_000, 500, 2_000
 # other ways of drawing samples, for one seed of the paper's weights
 WAYS = {
@@ -124,12 +126,29 @@ def ladder() -> list[Cell]:
     return [replace(cell, seed=seed) for seed in JUDGED_SEEDS for cell in rungs]
 
 
+def noise_ladder() -> list[Cell]:
+    """The same with "cosine" read as the noise schedule: below that rung, linear betas.
+
+    The rung itself is the third of `ladder`, and only what is not there is trained anew.
+    """
+    plain = Cell("eps", "uniform", LADDER_LR, beta2=0.999, decay="constant", schedule="ddpm")
+    cosine = replace(plain, beta2=0.95, schedule="cosine")
+    rungs = [
+        plain,
+        replace(plain, weight="erd"),
+        replace(plain, beta2=0.95),
+        cosine,
+        replace(cosine, weight="erd"),
+    ]
+    return [replace(cell, seed=seed) for seed in JUDGED_SEEDS for cell in rungs]
+
+
 def architectures() -> list[Cell]:
     """Attention and convolution, with and without ERD [P Tab 2]."""
     return [
-        Cell("eps", w, lr, model=name, steps=ARCHITECTURE_STEPS, seed=seed)
+        Cell("eps", w, lr, model=name, steps=steps, batch=ARCHITECTURE_BATCH, seed=seed)
         for seed in ARCHITECTURE_SEEDS
-        for name, lr in ARCHITECTURE_LR.items()
+        for name, (lr, steps) in ARCHITECTURES.items()
         for w in ("uniform", "erd")
     ]
 
@@ -148,7 +167,7 @@ def trained(cell: Cell) -> tuple[dict[str, Any], nn.Module]:
     curve: dict[str, Any] = {}
     last: list[float] = []
     try:
-        for share in CHECKPOINTS if cell.seed != SWEEP_SEED else (1.0,):
+        for share in _shares(cell):
             step = round(share * cell.steps)
             last = [float(record.loss) for record in trainer.run(step)]
             if cell.seed != SWEEP_SEED:
@@ -157,24 +176,33 @@ def trained(cell: Cell) -> tuple[dict[str, Any], nn.Module]:
         return cell.as_dict() | {"final": {"fd": None}, "stopped": str(error)}, average.module
     network = average.module.eval()
     kept: dict[str, Any] = {"curve": curve, "loss": sum(last[-50:]) / len(last[-50:])}
-    swept = cell.seed == SWEEP_SEED
-    kept["final"] = _quality(network, cell, SWEEP_SAMPLES if swept else FINAL_SAMPLES)
-    if not swept:
+    costly = cell.seed == SWEEP_SEED or cell.model in ARCHITECTURES
+    kept["final"] = _quality(network, cell, SWEEP_SAMPLES if costly else FINAL_SAMPLES)
+    if not costly:
         kept |= _details(network, cell)
     return cell.as_dict() | {name: rounded(value) for name, value in kept.items()}, network
 
 
+def _shares(cell: Cell) -> tuple[float, ...]:
+    """Shares of a training after which it is looked at."""
+    if cell.seed == SWEEP_SEED:
+        return CHECKPOINTS[-1:]
+    return CHECKPOINTS[1:] if cell.model in ARCHITECTURES else CHECKPOINTS
+
+
 def _quality(network: nn.Module, cell: Cell, n: int) -> dict[str, float | None]:
     was = network.training
-    found = measure.summary(network.eval(), cell.target, n)
+    found = measure.summary(network.eval(), cell.target, n, schedule=cell.levels)
     network.train(was)
     return found
 
 
 def _details(network: nn.Module, cell: Cell) -> dict[str, Any]:
     """What is measured of a judged network beside its samples' quality."""
-    found: dict[str, Any] = {"errors": measure.errors(network, cell.target).tolist()}
-    if cell.weight not in PAPER_WEIGHTS or cell.model != "MLP-latent-S" or cell.beta2 != 0.95:
+    errors = measure.errors(network, cell.target, schedule=cell.levels)
+    found: dict[str, Any] = {"errors": errors.tolist()}
+    usual = (cell.beta2, cell.schedule) == (0.95, "cosine")
+    if not usual or cell.weight not in PAPER_WEIGHTS:
         return found
     if cell.seed in WAY_SEEDS:
         found["ways"] = {
@@ -217,6 +245,7 @@ def everything(work: Path, out: Path, jobs: int, with_architectures: bool = Fals
     found = {"sweep": run(sweep(), work, jobs, "sweep")}
     found["judged"] = run(judged(found["sweep"]), work, jobs, "judged")
     found["ladder"] = run(ladder(), work, jobs, "ladder")
+    found["noise ladder"] = run(noise_ladder(), work, jobs, "noise ladder")
     if with_architectures:
         found["architectures"] = run(architectures(), work, jobs, "architectures")
     unique = {Cell.from_dict(line).key: line for lines in found.values() for line in lines}

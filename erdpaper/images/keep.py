@@ -131,17 +131,23 @@ def model(preset: str) -> torch.nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def samples(preset: str, n: int, scale: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """n images (n, 1, 28, 28) of a kept network, equally many of a class, and their labels (n,)."""
-    network, row = model(preset), PRESETS[preset]
+def samples(
+    preset: str, n: int, scale: float, seed: int = 0, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """n images (n, 1, 28, 28) of a kept network, equally many of a class, and their labels (n,).
+
+    The network works on `device`; what is returned is on the CPU.
+    """
+    network, row = model(preset).to(device), PRESETS[preset]
     shape = (1, 28, 28) if row.data == "fashion" else data.SHAPE
     labels = measure.balanced(n)
     start = torch.randn(n, *shape, generator=generator_for(seed, _SAMPLES))
     times = sampling.times.karras(SCHEDULE, STEPS)
     found = []
     for x, classes in zip(start.split(500), labels.split(500), strict=True):
-        denoise = guidance.cfg(network, SCHEDULE, row.target, classes, scale, data.CLASSES)
-        found.append(sampling.heun(denoise, x, SCHEDULE, times))
+        asked = classes.to(device)
+        denoise = guidance.cfg(network, SCHEDULE, row.target, asked, scale, data.CLASSES)
+        found.append(sampling.heun(denoise, x.to(device), SCHEDULE, times).cpu())
     x = torch.cat(found)
     if row.data != "fashion":
         x = torch.cat([data.autoencoder().decode(part) for part in x.split(500)])

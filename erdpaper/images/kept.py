@@ -71,7 +71,13 @@ class Kept:
 
     def ladder(self) -> list[list[Result]]:
         """The rungs of `grid.ladder`, each with its seeds."""
-        cells = grid.ladder()
+        return self._rungs(grid.ladder())
+
+    def noise_ladder(self) -> list[list[Result]]:
+        """The rungs of `grid.noise_ladder`, each with its seeds."""
+        return self._rungs(grid.noise_ladder())
+
+    def _rungs(self, cells: list[Cell]) -> list[list[Result]]:
         rungs = len(cells) // len(grid.JUDGED_SEEDS)
         return [[self.results[c.key] for c in cells[k::rungs]] for k in range(rungs)]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from erdpaper import datasets, metrics, sampling, targets
 from erdpaper.images import data
 from erdpaper.images.spec import SCHEDULE
-from erdpaper.schedules import signal_and_noise
+from erdpaper.schedules import Schedule, signal_and_noise
 from erdpaper.training.stream import generator_for
 
 # log-SNR at which the error is measured
@@ -68,17 +68,26 @@ class Sampling:
     sigma_max: float = 80.0
     seed: int = 0
 
-    def draw(self, model: nn.Module, target: str, n: int, labels: Tensor) -> Tensor:
-        """n latents (n, 4, 7, 7) of the given classes (n,)."""
+    def draw(
+        self,
+        model: nn.Module,
+        target: str,
+        n: int,
+        labels: Tensor,
+        schedule: Schedule = SCHEDULE,
+    ) -> Tensor:
+        """n latents (n, 4, 7, 7) of the given classes (n,), on the CPU, wherever the model is."""
+        device = next(model.parameters(), torch.empty(0)).device
         denoise_all = [(labels[part], part) for part in torch.arange(n).split(_BATCH)]
         start = torch.randn(n, *data.SHAPE, generator=generator_for(self.seed, _NOISE))
-        times = sampling.times.karras(SCHEDULE, self.steps, sigma_max=self.sigma_max)
+        times = sampling.times.karras(schedule, self.steps, sigma_max=self.sigma_max)
         generator = generator_for(self.seed, _NOISE, 1)
         found = []
         for classes, part in denoise_all:
-            denoise = sampling.from_model(model, SCHEDULE, target, classes)
+            denoise = sampling.from_model(model, schedule, target, classes.to(device))
             # at the first level x = alpha x0 + sigma eps with alpha near 0: noise of unit variance
-            found.append(_run(self.sampler, denoise, start[part], times, generator))
+            x = start[part].to(device)
+            found.append(_run(self.sampler, denoise, x, schedule, times, generator).cpu())
         return torch.cat(found)
 
 
@@ -86,15 +95,16 @@ def _run(
     name: str,
     denoise: sampling.Denoiser,
     x: Tensor,
+    schedule: Schedule,
     times: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
     if name == "heun":
-        return sampling.heun(denoise, x, SCHEDULE, times)
+        return sampling.heun(denoise, x, schedule, times)
     if name == "ddim":
-        return sampling.ddim(denoise, x, SCHEDULE, times)
+        return sampling.ddim(denoise, x, schedule, times)
     if name == "ddpm":
-        return sampling.ddpm(denoise, x, SCHEDULE, times, generator)
+        return sampling.ddpm(denoise, x, schedule, times, generator)
     raise ValueError(f"unknown sampler {name!r}; use heun, ddim or ddpm")
 
 
@@ -132,7 +142,13 @@ def quality(z: Tensor, labels: Tensor) -> dict[str, float | None]:
 
 
 @torch.no_grad()
-def errors(model: nn.Module, target: str, split: str = "test", n: int = 2_000) -> Tensor:
+def errors(
+    model: nn.Module,
+    target: str,
+    split: str = "test",
+    n: int = 2_000,
+    schedule: Schedule = SCHEDULE,
+) -> Tensor:
     """Mean squared error of the implied eps at LEVELS, per coordinate, (L,), float64.
 
     On the first n latents of a split and noise that is the same for every network. As the error of
@@ -146,7 +162,7 @@ def errors(model: nn.Module, target: str, split: str = "test", n: int = 2_000) -
         alpha, sigma = signal_and_noise(logsnr, "vp")
         eps = torch.randn(z.shape, generator=generator_for(_LEVEL_NOISE, index))
         x = float(alpha) * z + float(sigma) * eps
-        t = torch.full((n,), float(SCHEDULE.time(logsnr)))
+        t = torch.full((n,), float(schedule.time(logsnr)))
         y = torch.cat(
             [
                 model(*parts)
@@ -160,7 +176,13 @@ def errors(model: nn.Module, target: str, split: str = "test", n: int = 2_000) -
     return torch.stack(found)
 
 
-def summary(model: nn.Module, target: str, n: int, how: Sampling | None = None) -> dict[str, Any]:
+def summary(
+    model: nn.Module,
+    target: str,
+    n: int,
+    how: Sampling | None = None,
+    schedule: Schedule = SCHEDULE,
+) -> dict[str, Any]:
     """`quality` of n samples of a network."""
     labels = balanced(n)
-    return quality((how or Sampling()).draw(model, target, n, labels), labels)
+    return quality((how or Sampling()).draw(model, target, n, labels, schedule), labels)

@@ -12,10 +12,11 @@ from erdpaper.models.dit import DiT
 from erdpaper.models.latent_mlp import LatentMLP
 from erdpaper.models.unet import UNet
 from erdpaper.posterior import RecoverableSignal
-from erdpaper.schedules import Cosine, Schedule
+from erdpaper.schedules import DDPM, Cosine, Schedule
 from erdpaper.training import Decay, Labels, Recipe, Stream, Trainer
 
 SCHEDULE: Schedule = Cosine()
+SCHEDULES: dict[str, Schedule] = {"cosine": SCHEDULE, "ddpm": DDPM()}
 ARCHITECTURES: dict[str, Any] = {
     "MLP-latent-S": LatentMLP,
     "DiT-fashion-latent": DiT,
@@ -42,6 +43,7 @@ class Cell:
     batch: int = 64
     ema: float = 0.99
     seed: int = 0
+    schedule: str = "cosine"
 
     @property
     def key(self) -> str:
@@ -63,6 +65,11 @@ class Cell:
         known = {item.name for item in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
+    @property
+    def levels(self) -> Schedule:
+        """The schedule of noise levels that `schedule` names, in `SCHEDULES`."""
+        return SCHEDULES[self.schedule]
+
     def network(self) -> nn.Module:
         """The network as it is initialised, by this cell's model and seed alone."""
         with torch.random.fork_rng(devices=[]):
@@ -70,12 +77,14 @@ class Cell:
             network: nn.Module = ARCHITECTURES[self.model].from_name(self.model)
             return network
 
-    def trainer(self, signal: RecoverableSignal | None = None) -> Trainer:
+    def trainer(
+        self, signal: RecoverableSignal | None = None, device: torch.device | str = "cpu"
+    ) -> Trainer:
         """This cell's training, at its start; `signal` is that of the data, for "recoverable"."""
         z, labels = data.latents()
         stream = Stream(
             z,
-            weighting.objective(self.weight, SCHEDULE, self.target, signal),
+            weighting.objective(self.weight, self.levels, self.target, signal),
             self.batch,
             self.seed,
             Labels(labels, data.CLASSES, DROPOUT),
@@ -89,5 +98,5 @@ class Cell:
             clip=1.0,
             ema=self.ema,
         )
-        loss = weighting.loss(self.weight, SCHEDULE, self.target, self.steps)
-        return Trainer(self.network(), stream, recipe, loss)
+        loss = weighting.loss(self.weight, self.levels, self.target, self.steps)
+        return Trainer(self.network().to(device), stream, recipe, loss)
