@@ -8,8 +8,17 @@ from torch import Tensor, nn
 
 from erdpaper import weights
 from erdpaper.models.latent_mlp import LatentMLP
-from erdpaper.schedules import Cosine
-from erdpaper.training import Batch, Labels, Objective, Recipe, Stream, Trainer, generator_for
+from erdpaper.schedules import VP, Cosine
+from erdpaper.training import (
+    Batch,
+    Labels,
+    Objective,
+    Recipe,
+    SoftTruncation,
+    Stream,
+    Trainer,
+    generator_for,
+)
 
 SHAPE, CLASSES = (2, 3, 3), 3
 RECIPE = Recipe(
@@ -52,6 +61,14 @@ def stream(
     )
     labels = Labels(torch.arange(n) % CLASSES, CLASSES, 0.3) if labelled else None
     return Stream(normal(n, *SHAPE, dtype=dtype), objective, 8, seed, labels)
+
+
+def truncated(dtype: torch.dtype = torch.float32) -> Stream:
+    """Times above a smallest one that each step draws anew, with the weight that goes with it."""
+    soft = SoftTruncation(VP(), likelihood=True)
+    objective = Objective(VP(), "eps", stratified=True, truncation=soft)
+    labels = Labels(torch.arange(20) % CLASSES, CLASSES, 0.3)
+    return Stream(normal(20, *SHAPE, dtype=dtype), objective, 8, 3, labels)
 
 
 def trainer(init: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Trainer:

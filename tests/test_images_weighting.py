@@ -1,7 +1,7 @@
 """Every way of allotting effort: mean weight 1 over what is drawn, and the allocation it names."""
 
 from functools import cache
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from erdpaper import training, weights
 from erdpaper.images import weighting
 from erdpaper.images.spec import SCHEDULE
 from erdpaper.posterior import Gaussian, RecoverableSignal
+from erdpaper.schedules import VP
 from erdpaper.training import checkpoints
 
 F64 = torch.float64
@@ -211,6 +212,23 @@ def test_effort_is_the_weight_times_how_often_a_time_is_drawn(name: str, target:
     assert float(effort.mean()) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", weighting.TRUNCATED)
+def test_soft_truncation_allots_what_its_batches_bring(name: str) -> None:
+    asked, generator = weighting.objective(name, VP(), "eps"), torch.Generator().manual_seed(2)
+    batches = [asked.batch(torch.zeros(64, 1, dtype=F64), generator) for _ in range(1500)]
+    # one number for a batch, whose samples depend on one smallest time
+    means = torch.stack([batch.weight.mean() for batch in batches])
+    assert abs(float(means.mean()) - 1) < max(4.5 * float(means.std()) / 1500**0.5, 1e-12)
+    assert (float(means.std()) > 0.1) == (name == "soft-truncation-nll")
+    # parts of [0, 1], the first of which ends below most smallest times
+    edges = torch.tensor([1e-5, 1e-3, 0.02, 0.2, 0.5, 0.9], dtype=F64)
+    for low, high in pairwise(edges):
+        part = torch.stack([(b.weight * ((b.t >= low) & (b.t < high))).mean() for b in batches])
+        s = low.log() + (high / low).log() * (torch.arange(4000, dtype=F64) + 0.5) / 4000
+        effort = weighting.effort(asked, s.exp()) * s.exp() * (high / low).log()
+        assert abs(float(part.mean() - effort.mean())) < 4.5 * float(part.std()) / 1500**0.5
+
+
 # ---------------------------------------------------------------- the online estimate
 
 
@@ -289,10 +307,15 @@ def test_bad_requests_are_one_sentence() -> None:
         (lambda: weighting.objective("snr", SCHEDULE, "eps"), "unknown weight 'snr'; use one of "),
         (lambda: weighting.objective("recoverable", SCHEDULE, "eps"), "signal of the data"),
         (lambda: weighting.objective("erd", SCHEDULE, "noise"), "unknown target 'noise'"),
+        (
+            lambda: weighting.objective("soft-truncation", VP(), "v"),
+            "the weight 'soft-truncation' is one of the error of eps, not of v",
+        ),
     ):
         with pytest.raises(ValueError, match=sentence) as caught:
             call()
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="unknown weight 'x'") as caught:
         weighting.objective("x", SCHEDULE, "eps")
-    assert str(caught.value).endswith(", ".join(weighting.NAMES))
+    known = [*weighting.NAMES, "soft-truncation", "soft-truncation-nll"]
+    assert str(caught.value).endswith(", ".join(known))

@@ -50,9 +50,18 @@ T = torch.tensor([0.001, 0.2, 0.5, 0.8, 1.0], dtype=torch.float64)
 LABEL = torch.tensor([0, 1, 2, 1, 3])
 
 
-@pytest.mark.parametrize(("adm", "by_hand"), [(False, BY_HAND), (True, ADM_BY_HAND)])
-def test_it_is_the_network_of_diffusers_at_1000_t(adm: bool, by_hand: dict[str, object]) -> None:
-    net = unet(replace(SMALL, adm=adm))
+# time added, sizes changed by residual blocks
+BIGGAN_BY_HAND = {k: v for k, v in ADM_BY_HAND.items() if k != "resnet_time_scale_shift"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "by_hand"),
+    [({}, BY_HAND), ({"adm": True}, ADM_BY_HAND), ({"biggan": True}, BIGGAN_BY_HAND)],
+)
+def test_it_is_the_network_of_diffusers_at_1000_t(
+    kind: dict[str, bool], by_hand: dict[str, object]
+) -> None:
+    net = unet(replace(SMALL, **kind))
     other = UNet2DModel(num_class_embeds=4, **by_hand).double().eval()  # type: ignore[no-untyped-call]
     other.load_state_dict(net.unet.state_dict())
     steps = torch.tensor([1.0, 200.0, 500.0, 800.0, 1000.0])
@@ -135,7 +144,8 @@ def count(config: UNetConfig) -> int:
     first, last, time = widths[0], widths[-1], 4 * widths[0]
     attention = [2 * w + 4 * w * (w + 1) for w in widths]
     attends = [attention[k] if k in config.attention else 0 for k in range(len(widths))]
-    change = [resnet(w, w, time, adm) if adm else (9 * w + 1) * w for w in widths]
+    inside = adm or config.biggan
+    change = [resnet(w, w, time, adm) if inside else (9 * w + 1) * w for w in widths]
     n = (9 * config.channels + 1) * first + 2 * first + (9 * first + 1) * config.channels
     n += (first + 1) * time + (time + 1) * time
     n += (config.classes + 1) * time if config.classes else 0
@@ -161,6 +171,8 @@ STATED = {
     "UNet-celeba": 51_971_587,
     # the 79M of the paper's Table 2
     "UNet-celeba-ddim": 78_700_803,
+    # the 62M of the paper's Table 2; 61,804,419 in the authors' code, see below
+    "UNet-celeba-ddpmpp": 62_513_667,
     # google/ddpm-cifar10-32 has 35,746,307; 11 classes add 512 each
     "UNet-cifar10": 35_746_307 + 11 * 512,
 }
@@ -172,6 +184,13 @@ def test_the_named_networks_have_the_stated_sizes(name: str) -> None:
         net = UNet.from_name(name)
     counted = sum(p.numel() for p in net.parameters())
     assert counted == count(CONFIGS[name]) == STATED[name]
+
+
+def test_what_is_left_out_of_ddpmpp_is_what_its_size_lacks() -> None:
+    # that has no attention after 4 of the 5 blocks on the way up, and a 1x1 convolution past each
+    # of the 6 blocks that change sizes
+    attention, past = 2 * 256 + 4 * 257 * 256, [(w + 1) * w for w in (128, *5 * (256,))]
+    assert STATED["UNet-celeba-ddpmpp"] - 4 * attention + sum(past) == 61_804_419
 
 
 def test_a_network_for_latents_learns_to_see_noise() -> None:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from fresh_process import fresh_process
 from safetensors.torch import load_file
-from small_training import losses, network, normal, trainer
+from small_training import losses, network, normal, trainer, truncated
 from torch import Tensor, nn
 
 from erdpaper.images import tools
@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from small_training import trainer
+from small_training import trainer, truncated
 from test_training_processes import autoencoding
 
 from erdpaper.training import RunFolder
@@ -53,6 +53,8 @@ for name, parts in [("plain", 1), ("accumulated", 2)]:
     found[name] = [float(record.loss) for record in run.run()]
     save_file(run.model.state_dict(), out / f"{name}-{rank}.safetensors")
     save_file(run.average.module.state_dict(), out / f"{name}-average-{rank}.safetensors")
+run = small(rank, draw=truncated(torch.float64), accumulate=2)
+found["truncated"] = [float(record.loss) for record in run.run()]
 folder = RunFolder(out / "run", {}, every=4)
 list(islice(folder.run(small(0)), 6))
 accelerator.wait_for_everyone()
@@ -155,6 +157,9 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             close(load_file(tmp_path / f"{name}-{rank}.safetensors"), alone.model)
             kept = load_file(tmp_path / f"{name}-average-{rank}.safetensors")
             close(kept, alone.average.module)
+    # one smallest time for all processes and parts of a batch
+    other = losses(trainer(dtype=F64, draw=truncated(F64)))
+    assert found[0]["truncated"] == pytest.approx(other, rel=1e-9)
     # the folder's run went on after its checkpoint at step 4, and was kept once
     assert found[0]["going on"] == pytest.approx(expected[4:], rel=1e-9)
     log = (tmp_path / "run" / "losses.csv").read_text().splitlines()[1:]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_training import CLASSES, Dropping, losses, network, normal, stream, trainer
+from small_training import CLASSES, Dropping, losses, network, normal, stream, trainer, truncated
 from torch import Tensor, nn
 
 from erdpaper import training, weights
@@ -42,6 +42,10 @@ def online(init: int) -> Trainer:
     return trainer(init, loss=OnlineLoss(estimate, 3))
 
 
+def truncating(init: int) -> Trainer:
+    return trainer(init, draw=truncated())
+
+
 def batch_normed(init: int) -> Trainer:
     """A classifier: running statistics in buffers, and dropout."""
     torch.manual_seed(init)
@@ -57,7 +61,7 @@ def batch_normed(init: int) -> Trainer:
     return Trainer(Classifier(8, classes=CLASSES), draw, Recipe(12, 1e-2, ema=0.9), loss)
 
 
-KINDS = [plain, unaveraged, double, accumulating, dropping, online, batch_normed]
+KINDS = [plain, unaveraged, double, accumulating, dropping, online, truncating, batch_normed]
 
 
 def state(run: Trainer) -> dict[str, Tensor]:

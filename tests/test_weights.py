@@ -9,6 +9,7 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
 )
 from diffusers.training_utils import compute_snr
 from hypothesis import given
@@ -238,6 +239,30 @@ def test_erd_for_a_flow_match_scheduler(shift: float) -> None:
     torch.testing.assert_close(ours, (raw / raw.mean()).float(), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        FlowMatchHeunDiscreteScheduler(),
+    ],
+    ids=["shifted", "dynamic", "Heun"],
+)
+def test_a_flow_match_scheduler_takes_its_timesteps_and_no_indices(scheduler) -> None:
+    drawn = torch.tensor([0, 400, 999])
+    whole = weights.for_scheduler(scheduler, scheduler.timesteps, "min_snr")
+    # what diffusers' training scripts do: an index picks the timestep that the model is shown
+    part = weights.for_scheduler(scheduler, scheduler.timesteps[drawn], "min_snr")
+    torch.testing.assert_close(part, whole[drawn])
+    for integers in (drawn, drawn.int(), [1, 2, 3], drawn == 400):
+        with pytest.raises(ValueError, match="not indices, got torch"):
+            weights.for_scheduler(scheduler, integers)
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        # as does the scheduler itself
+        with pytest.raises(ValueError, match="integer indices"):
+            scheduler.step(torch.zeros(1), 3, torch.zeros(1))
+
+
 def test_weights_do_not_depend_on_the_batch_or_on_inference_steps() -> None:
     scheduler = DDPMScheduler()
     whole = weights.for_scheduler(scheduler, steps(1000), "p2", "logsnr", gamma=0.5)
@@ -302,6 +327,11 @@ BAD = [
     (
         lambda: weights.for_scheduler(FlowMatchEulerDiscreteScheduler(), torch.tensor([0.0])),
         "flow-match timesteps must lie in the training table",
+    ),
+    # some lie in its range, but an index counts from the noisiest
+    (
+        lambda: weights.for_scheduler(FlowMatchEulerDiscreteScheduler(), 1 + steps(1000)),
+        r"must be floating-point values of scheduler.timesteps, not indices, got torch\.int64",
     ),
 ]
 

@@ -38,7 +38,7 @@ POOLED_SEEDS, ARCHITECTURE_SEEDS = range(2), range(3)
 PRACTICE_SEEDS = range(3)
 # the ladders and the two architectures have one learning rate each, as the paper has
 LADDER_LR = 1e-2
-# learning rate and steps; a step costs as much as two hundred of the perceptron, so batches are small
+# learning rate and steps; small batches, since a step costs so much more than the perceptron's
 ARCHITECTURES = {"DiT-fashion-latent": (2e-3, 1_200), "UNet-fashion-latent": (1e-3, 800)}
 ARCHITECTURE_BATCH = 16
 # shares of a run after which its moving average is sampled

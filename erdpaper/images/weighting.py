@@ -2,7 +2,8 @@
 
 Each row is a weight, a density of t to draw from, or both: at t drawn by p the loss has weight w
 with mean 1 under p. `recoverable` follows the recoverable signal of the training data themselves,
-`online` estimates it from the loss while training goes on.
+`online` estimates it from the loss while training goes on. `TRUNCATED` are ways that draw a
+smallest time for each batch; a published row at full scale has one.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from erdpaper import training, weights
 from erdpaper.posterior import RecoverableSignal
 from erdpaper.schedules import Schedule
-from erdpaper.training import Batch, Objective
+from erdpaper.targets import get
+from erdpaper.training import Batch, Objective, SoftTruncation
 from erdpaper.weights import Allocation, Weight, densities
 
 # the share of a run during which the online estimate only looks on
@@ -47,6 +49,8 @@ WEIGHTINGS: dict[str, Weighting] = {
     "logit-normal": Weighting(weights.uniform, "t", "logit"),
 }  # fmt: skip
 NAMES = (*WEIGHTINGS, *MEASURED)
+# Soft Truncation by its weight of the score: sigma^2, or g^2 (likelihood)
+TRUNCATED = {"soft-truncation": False, "soft-truncation-nll": True}
 # EDM's mean of ln k belongs to data of standard deviation 0.5; ours have 1
 EDM_MEAN = -1.2 + 0.6931471805599453
 
@@ -93,8 +97,13 @@ def objective(
             raise ValueError("the weight 'recoverable' needs the recoverable signal of the data")
         weight = weights.normalised(signal.rms, schedule, target)
         return Objective(schedule, target, weight, stratified=True)
+    if name in TRUNCATED:
+        if get(target).name != "eps":
+            raise ValueError(f"the weight {name!r} is one of the error of eps, not of {target}")
+        truncation = SoftTruncation(schedule, TRUNCATED[name])
+        return Objective(schedule, target, stratified=True, truncation=truncation)
     if name not in WEIGHTINGS:
-        raise ValueError(f"unknown weight {name!r}; use one of {', '.join(NAMES)}")
+        raise ValueError(f"unknown weight {name!r}; use one of {', '.join((*NAMES, *TRUNCATED))}")
     row = WEIGHTINGS[name]
     density = _density(row.density, schedule)
     weight = weights.normalised(row.fn, schedule, target, row.allocation, density=density)
@@ -106,6 +115,8 @@ def objective(
 
 def effort(asked: Objective, t: Tensor) -> Tensor:
     """Weight times density of drawing, (N,): how much of the training goes to times t."""
+    if asked.truncation is not None:
+        return asked.truncation.effort(t)
     weight = asked.weight(t)
     density = getattr(asked.weight, "density", None)
     return weight if density is None else weight * density(t)

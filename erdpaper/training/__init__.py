@@ -28,6 +28,7 @@ from erdpaper.training.loop import (
     train,
 )
 from erdpaper.training.stream import Held, Labels, Source, Stream, generator_for
+from erdpaper.training.truncation import SoftTruncation
 
 __all__ = [
     "Ahead",
@@ -43,6 +44,7 @@ __all__ = [
     "Recipe",
     "Record",
     "RunFolder",
+    "SoftTruncation",
     "Source",
     "Stream",
     "TimeMap",

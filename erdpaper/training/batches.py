@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from erdpaper.schedules import Discrete, Schedule
 from erdpaper.targets import Target, expand, get
+from erdpaper.training.truncation import SoftTruncation
 
 _CDF_NODES = 4097
 
@@ -82,6 +83,8 @@ class Objective:
     `weight` maps t (N,) to (N,), for instance `weights.normalised(...)`; `times` maps uniform
     numbers to t. On a discrete schedule t is moved up to the next node of its table. `stratified`
     puts one of the N uniform numbers of a batch into each N-th of [0, 1), for data in random order.
+    `truncation` draws the times instead of `times`, from a smallest one that each batch has anew,
+    and multiplies the weight; both together raise ValueError.
     """
 
     schedule: Schedule
@@ -89,20 +92,32 @@ class Objective:
     weight: Callable[[Tensor], Tensor] = unweighted
     times: TimeMap = EVERY_TIME
     stratified: bool = False
+    truncation: SoftTruncation | None = None
+
+    def __post_init__(self) -> None:
+        if self.truncation is not None and self.times is not EVERY_TIME:
+            raise ValueError("give `times` or a truncation, not both: each draws the times")
 
     def batch(self, x0: Tensor, generator: torch.Generator, label: Tensor | None = None) -> Batch:
         """One draw of times and noise for data x0 (N, D...), in its dtype and on its device."""
         u = torch.rand(len(x0), generator=generator, dtype=torch.float64)
         if self.stratified:
             u = (torch.arange(len(x0), dtype=torch.float64) + u) / len(x0)
-        t = self.times(u)
+        eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
+        t, factor = self._times(u, generator)
         if isinstance(self.schedule, Discrete):
             t = ((t * self.schedule.T).floor() + 1).clamp(max=self.schedule.T) / self.schedule.T
-        eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
         alpha, sigma = self.schedule(t)
         y = get(self.target).make(x0, eps, alpha.to(x0), sigma.to(x0))
         x = expand(alpha, x0) * x0 + expand(sigma, x0) * eps
-        return Batch(x, t.to(x0), y, self.weight(t).to(x0), label)
+        return Batch(x, t.to(x0), y, (factor * self.weight(t)).to(x0), label)
+
+    def _times(self, u: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if self.truncation is None:
+            return self.times(u), torch.ones_like(u)
+        # drawn last, so that the noise of a seed stays that of other objectives
+        number = torch.rand((), generator=generator, dtype=torch.float64)
+        return self.truncation.draw(u, self.truncation.start(number))
 
     def draw(
         self,

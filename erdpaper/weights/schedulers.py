@@ -33,7 +33,14 @@ def _scheduler_target(scheduler: Any) -> Target:
 
 def _scheduler_times(schedule: Discrete, timesteps: Tensor) -> Tensor:
     """diffusers counts VP tables 0..T-1 and flow matching as T sigma; both become t in [0, 1]."""
-    steps = torch.as_tensor(timesteps).double()
+    steps = torch.as_tensor(timesteps)
+    if schedule.path == "linear" and not steps.is_floating_point():
+        # as diffusers' own `step` refuses them: index 0 would be the noisiest level of the table
+        raise ValueError(
+            "flow-match timesteps must be floating-point values of scheduler.timesteps, not "
+            f"indices, got {steps.dtype}"
+        )
+    steps = steps.double()
     if schedule.path == "vp":
         if not bool((steps == steps.round()).all()):
             raise ValueError("timesteps of this scheduler must be whole numbers, its indices")
@@ -84,8 +91,9 @@ def for_scheduler(
         table = weights.for_scheduler(scheduler, torch.arange(T))  # T = num_train_timesteps
         loss = (table[timesteps] * error).mean()
 
-    A flow-match scheduler's timesteps are no indices: pass all of a fresh scheduler's `timesteps`
-    and index the table with the positions that the loop draws from them.
+    A flow-match scheduler's timesteps are floating-point and no indices, which raise ValueError:
+    pass all of a fresh scheduler's `timesteps` and index the table with the positions that the loop
+    draws from them.
     """
     _check_method(method, options)
     allocation = _allocation(method, allocation)
