@@ -3,7 +3,7 @@
 Both give batches of random examples mean + std noise, times the factor, from moments of the shape
 of ImageNet's at 256 pixels, in turn so that both see the same machine, files in the page cache:
 
-    shards     fullscale.shards.Shards.take, memory-mapped safetensors, in this process
+    shards     fullscale.data.shards.Shards.take, memory-mapped safetensors, in this process
     memmap     a Dataset over np.memmap, DataLoader with its default collate, in this process
     +W         the same loader with W workers
     noise      the normal numbers alone, which each of them draws
@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from erdpaper.fullscale.shards import Index, Shard, Shards, checksum
+from erdpaper.fullscale.data.shards import Index, Shard, Shards, checksum
 
 SHAPE = (4, 32, 32)
 FACTOR = 0.18215

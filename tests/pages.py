@@ -1,6 +1,6 @@
 """An open page of the book and the questions that the tests put to it; the links of a file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -136,13 +136,15 @@ KEEP_TWO_OF_EACH_KIND = """(within) => {
     }
 }"""
 
-# what WCAG 2 asks for at levels A and AA, as far as a program can tell
-FIND_BARRIERS = """async (script) => {
+# what WCAG 2 asks for at levels A and AA, as far as a program can tell, and what colours change
+RULES = {
+    "light": ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"),
+    "dark": ("color-contrast", "link-in-text-block"),
+}
+FIND_BARRIERS = """async ([script, runOnly]) => {
     if (!window.axe) (0, eval)(script);
     const found = await axe.run(document, {
-        resultTypes: ['violations'],
-        runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'],
-        preload: false,
+        resultTypes: ['violations'], runOnly, preload: false,
     });
     return found.violations.flatMap((v) => v.nodes.map((n) =>
         `${v.id}: ${n.target} ${n.html.slice(0, 120)} ${n.failureSummary}`));
@@ -155,7 +157,7 @@ def count_stops(page: Page) -> int:
     Of a long page only two of each kind are left, see KEEP_TWO_OF_EACH_KIND.
     """
     # code keeps its width: the theme makes what is too wide a stop
-    page.evaluate(KEEP_TWO_OF_EACH_KIND, "main :not(pre)")
+    page.evaluate(KEEP_TWO_OF_EACH_KIND, "body :not(pre)")
     page.wait_for_timeout(300)  # the theme looks again after a change
     return page.evaluate(LIST_STOPS)
 
@@ -165,7 +167,7 @@ def stops_missed(page: Page) -> list[str]:
     return page.evaluate(STOPS_MISSED)
 
 
-def barriers(page: Page) -> list[str]:
+def barriers(page: Page, rules: Sequence[str]) -> list[str]:
     """What axe has to say against two of each kind of element; the others go."""
-    page.evaluate(KEEP_TWO_OF_EACH_KIND, "main *")
-    return page.evaluate(FIND_BARRIERS, Axe().axe_script)
+    page.evaluate(KEEP_TWO_OF_EACH_KIND, "body *")
+    return page.evaluate(FIND_BARRIERS, [Axe().axe_script, list(rules)])

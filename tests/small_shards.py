@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from erdpaper.fullscale.shards import Index, Shard, checksum
+from erdpaper.fullscale.data.shards import Index, Shard, checksum
 
 
 def write(

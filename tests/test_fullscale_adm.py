@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import adm
-from erdpaper.fullscale.adm import Images, Shape
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.data.adm import Images, Shape
 
 Array = np.ndarray[Any, Any]
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from erdpaper import sampling, schedules
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import cifar10
+from erdpaper.fullscale.data import cifar10
+from erdpaper.fullscale.pretrained import cifar10_unet
 
 NAMES = ("test_batch.bin", *(f"data_batch_{number}.bin" for number in range(1, 6)))
 
@@ -87,7 +88,7 @@ def start(n: int = 2) -> Tensor:
 @pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
 def test_samplers_are_the_loops_of_diffusers(kind: Any, tmp_path: Path) -> None:
     unet, steps = tiny.class_conditional(), 10
-    model = cifar10.load(saved(tmp_path))
+    model = cifar10_unet.load(saved(tmp_path))
     scheduler = kind(clip_sample=False, timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
     x, generator = start(), torch.Generator().manual_seed(3)
@@ -106,7 +107,7 @@ def test_samplers_are_the_loops_of_diffusers(kind: Any, tmp_path: Path) -> None:
 
 def test_labels_reach_the_network(tmp_path: Path) -> None:
     unet, x = tiny.class_conditional(), start(3)
-    model = cifar10.load(saved(tmp_path))
+    model = cifar10_unet.load(saved(tmp_path))
     labels = torch.tensor([0, 9, 4])
     found = model.denoiser(labels)(x, 0.7).eps
     each = [ask(unet, x[i : i + 1], 699, int(label)) for i, label in enumerate(labels)]
@@ -117,7 +118,7 @@ def test_labels_reach_the_network(tmp_path: Path) -> None:
 
 
 def test_network_without_a_class_for_none_is_not_guided(tmp_path: Path) -> None:
-    model = cifar10.load(saved(tmp_path, embeddings=10))
+    model = cifar10_unet.load(saved(tmp_path, embeddings=10))
     assert not model.has_null and model.denoiser(3)(start(), 0.5).eps.shape == (2, 3, 32, 32)
     for label, scale in ((3, 2.0), (None, 1.0)):
         with pytest.raises(ValueError, match="knows no class for none: give a label, and a guid"):
@@ -125,12 +126,12 @@ def test_network_without_a_class_for_none_is_not_guided(tmp_path: Path) -> None:
 
 
 def test_scheduler_beside_the_network_counts(tmp_path: Path) -> None:
-    plain = cifar10.load(saved(tmp_path / "plain"))
+    plain = cifar10_unet.load(saved(tmp_path / "plain"))
     assert plain.target == "eps"
     torch.testing.assert_close(plain.schedule.alpha, schedules.DDPM().alpha)
     config = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
     unet = tiny.class_conditional()
-    whole = cifar10.load(tiny.save_ddpm(tmp_path / "whole", unet, **config))
+    whole = cifar10_unet.load(tiny.save_ddpm(tmp_path / "whole", unet, **config))
     assert whole.target == "v"
     cosine = schedules.Cosine().alpha
     torch.testing.assert_close(whole.schedule.alpha, cosine, atol=1e-5, rtol=1e-3)
@@ -139,7 +140,7 @@ def test_scheduler_beside_the_network_counts(tmp_path: Path) -> None:
     ):
         assert torch.equal(found, expected)
     DDPMScheduler(**config).save_pretrained(tmp_path / "plain")
-    assert cifar10.load(tmp_path / "plain").target == "v"
+    assert cifar10_unet.load(tmp_path / "plain").target == "v"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_scheduler_beside_the_network_counts(tmp_path: Path) -> None:
 )
 def test_other_networks_are_refused(options: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        cifar10.load(saved(tmp_path, **options))
+        cifar10_unet.load(saved(tmp_path, **options))
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
@@ -164,4 +165,4 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     unet.save_pretrained(tmp_path, safe_serialization=False)
     assert list(tmp_path.glob("*.bin"))
     with pytest.raises(ValueError, match=r"no UNet2DModel for CIFAR-10 can be loaded from '.*': n"):
-        cifar10.load(tmp_path)
+        cifar10_unet.load(tmp_path)

@@ -27,10 +27,12 @@ from torch import Tensor
 
 from erdpaper.cli import main
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import crops, encode, encoder, sources
-from erdpaper.fullscale.encode import Request
-from erdpaper.fullscale.shards import Shards
-from erdpaper.fullscale.sources import Where
+from erdpaper.fullscale.data import crops, sources
+from erdpaper.fullscale.data.shards import Shards
+from erdpaper.fullscale.data.sources import Where
+from erdpaper.fullscale.encoding import encode
+from erdpaper.fullscale.encoding.encode import Encoded, Request
+from erdpaper.fullscale.pretrained import encoder
 from erdpaper.training import generator_for
 
 COUNTS = {"n01": 9, "n02": 4, "n03": 6}
@@ -63,7 +65,7 @@ def request(images: Path, out: Path, **options: Any) -> Request:
 def whole(images: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that nobody interrupted."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    return encode.run(request(images, out, encoder=str(vae), flip=True))
+    return encode.run(request(images, out, encoder=str(vae), flip=True)).folder
 
 
 def paths(images: Path) -> list[Path]:
@@ -160,7 +162,7 @@ def test_samples_are_draws_of_the_posterior_by_seed_and_image(
 
 
 def test_without_an_encoder_bytes_are_kept(images: Path, tmp_path: Path) -> None:
-    out = encode.run(request(images, tmp_path / "out", flip=True, workers=2))
+    out = encode.run(request(images, tmp_path / "out", flip=True, workers=2)).folder
     expected = bytes_of(images)
     assert torch.equal(kept(out, "pixels"), expected)
     index = small.index(out)
@@ -196,19 +198,25 @@ def test_a_finished_folder_is_left_as_it_is(
 ) -> None:
     before = stamps(whole)
     forbid(monkeypatch)
-    encode.run(request(images, whole, encoder=str(vae), flip=True))
-    assert stamps(whole) == before
+    done = encode.run(request(images, whole, encoder=str(vae), flip=True))
+    assert done == (whole, True, ()) and stamps(whole) == before
+
+
+def damage(path: Path) -> None:
+    """Change one bit of a file."""
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
 
 
 def test_a_damaged_file_is_made_anew(images: Path, vae: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    raw = bytearray((out / "shard-00002.safetensors").read_bytes())
-    raw[-1] ^= 1
-    (out / "shard-00002.safetensors").write_bytes(raw)
+    damage(out / "shard-00002.safetensors")
     (out / "shard-00004.safetensors").unlink()
     before = stamps(out)
-    encode.run(request(images, out, encoder=str(vae), flip=True))
+    done = encode.run(request(images, out, encoder=str(vae), flip=True))
+    assert done == (out, False, ("shard-00002.safetensors", "shard-00004.safetensors"))
     assert small.contents(out) == small.contents(whole)
     changed = {name for name, stamp in stamps(out).items() if before.get(name) != stamp}
     assert {name for name in changed if name.endswith(".safetensors")} == {
@@ -227,9 +235,25 @@ def test_damaged_facts_are_found_and_made_anew(
     (out / broken).write_text(raw)
     # nobody would notice if only what is noted were looked at
     (out / "shard-00004.safetensors").write_bytes(b"damaged")
-    encode.run(request(images, out, encoder=str(vae), flip=True))
+    done = encode.run(request(images, out, encoder=str(vae), flip=True))
+    assert "shard-00004.safetensors" in done.anew
     assert small.contents(out) == small.contents(whole)
     assert small.contents(out / "work") == small.contents(whole / "work")
+
+
+def test_a_damaged_index_alone_is_written_anew(
+    images: Path, vae: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    text = (out / "index.json").read_text()
+    noted = small.index(out)["shards"][3]["sha256"]
+    (out / "index.json").write_text(text.replace(noted, noted[::-1]))
+    before = stamps(out)
+    done = encode.run(request(images, out, encoder=str(vae), flip=True))
+    assert done == (out, False, ("index.json",)) and small.contents(out) == small.contents(whole)
+    files = [name for name in before if name.startswith("shard") and name.endswith("safetensors")]
+    assert [stamps(out)[name] for name in files] == [before[name] for name in files]
 
 
 def test_a_damaged_plan_is_named(images: Path, whole: Path, tmp_path: Path) -> None:
@@ -446,7 +470,7 @@ def test_a_kill_loses_nothing_but_the_file_in_work(vae: Path, tmp_path: Path) ->
     (out / ".shard-00077.safetensors.abc.tmp").write_bytes(b"half")
 
     usual = {"encoder": str(vae), "per_shard": 2, "batch": 32}
-    encode.run(request(images, out, **usual))
+    assert encode.run(request(images, out, **usual)) == (out, False, ())
     after = stamps(out)
     assert before and all(after[name] == stamp for name, stamp in before.items())
     assert not list(out.rglob("*.tmp"))
@@ -454,15 +478,31 @@ def test_a_kill_loses_nothing_but_the_file_in_work(vae: Path, tmp_path: Path) ->
     assert small.contents(out) == small.contents(tmp_path / "again")
 
 
-def one_of_two(rank: int, port: int, asked: Request) -> None:
+def one_of_two(rank: int, port: int, asked: Request, expected: tuple[str, ...]) -> None:
     """What a launcher starts where there are several GPUs, without loading all libraries anew."""
     AcceleratorState._reset_state(True)
     processes = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     os.environ |= {name: str(value) for name, value in processes.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    encode.run(asked)
+    assert encode.run(asked).anew == expected
     state = PartialState()
     assert state.num_processes == 2 and state.backend == "gloo" and state.process_index == rank
+
+
+def in_two_processes(asked: Request, expected: tuple[str, ...] = ()) -> list[int | None]:
+    """The exit codes of both, each of which must be told that these files are made anew."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    both = [
+        context.Process(target=one_of_two, args=(rank, port, asked, expected)) for rank in (0, 1)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    return [process.exitcode for process in both]
 
 
 def test_two_processes_write_the_bytes_of_one(
@@ -470,16 +510,13 @@ def test_two_processes_write_the_bytes_of_one(
 ) -> None:
     out = tmp_path / "out"
     asked = request(images, out, encoder=str(vae), flip=True, workers=1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=one_of_two, args=(rank, port, asked)) for rank in (0, 1)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-    assert [process.exitcode for process in both] == [0, 0]
+    assert in_two_processes(asked) == [0, 0]
+    assert small.contents(out) == small.contents(whole)
+    # one file of each process
+    names = ("shard-00001.safetensors", "shard-00002.safetensors")
+    for name in names:
+        damage(out / name)
+    assert in_two_processes(asked, names) == [0, 0]
     assert small.contents(out) == small.contents(whole)
 
 
@@ -495,7 +532,8 @@ def test_the_command_passes_all_on(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[Request] = []
-    monkeypatch.setattr(encode, "run", lambda asked: seen.append(asked) or asked.out)
+    done = Encoded(tmp_path, False, ())
+    monkeypatch.setattr(encode, "run", lambda asked: seen.append(asked) or done)
     options = ["--size", 512, "--encoder", "some/vae", "--sample", "--flip", "--per-shard", 7]
     options += ["--batch", 5, "--workers", 3, "--seed", 4, "--cpu", "--classes", 10]
     result = invoke("--dataset", "cats", "--split", "all", "--out", tmp_path, *options)
@@ -504,6 +542,26 @@ def test_the_command_passes_all_on(
     assert seen == [Request(where, tmp_path, 512, "some/vae", True, True, 7, 5, 3, 4, True)]
     invoke("--celeba", "faces", "--out", tmp_path)
     assert seen[1] == Request(Where("celeba", "faces"), tmp_path)
+
+
+def test_the_command_given_again_says_what_it_found(
+    invoke: Invoke, images: Path, tmp_path: Path
+) -> None:
+    asked = ["--images", images, "--size", small.SIDE, "--per-shard", 4, "--workers", 0, "--cpu"]
+    out = tmp_path / "out"
+    first = invoke(*asked, "--out", out)
+    assert (first.exit_code, first.stdout) == (0, f"encoded: {out}\n")
+    again = invoke(*asked, "--out", out)
+    assert again.stdout == f"encoded: {out} (finished before; every file has its checksum)\n"
+    path = out / "shard-00003.safetensors"
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    damage(path)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() != before
+    third = invoke(*asked, "--out", out)
+    said = "damaged, and made anew: shard-00003.safetensors"
+    assert (third.exit_code, third.stdout) == (0, f"{said}\nencoded: {out}\n")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+    Shards(out).verify()
 
 
 @pytest.mark.parametrize(

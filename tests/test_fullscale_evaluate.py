@@ -17,10 +17,11 @@ from torch import Tensor
 
 from erdpaper.cli import main
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import adm, evaluate, extractors, fidelity, statistics
-from erdpaper.fullscale.evaluate import Report, Request
-from erdpaper.fullscale.extractors import Extractor
-from erdpaper.fullscale.inception import Features
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.evaluation import evaluate, extractors, fidelity, statistics
+from erdpaper.fullscale.evaluation.evaluate import Report, Request
+from erdpaper.fullscale.evaluation.extractors import Extractor
+from erdpaper.fullscale.evaluation.inception import Features
 
 CPU = torch.device("cpu")
 F64 = torch.float64

@@ -1,5 +1,6 @@
 """Sampling: the time table by brute force, samples by hand, and that nothing else changes them."""
 
+import hashlib
 import json
 import math
 import os
@@ -27,8 +28,9 @@ from torch import Tensor, nn
 
 from erdpaper import sampling
 from erdpaper.cli import main
-from erdpaper.fullscale import adm, generate, parts, runs, timetable
-from erdpaper.fullscale.generate import Request
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.sampling import generate, parts, runs, timetable
+from erdpaper.fullscale.sampling.generate import Request
 from erdpaper.images import data
 from erdpaper.schedules import DDPM, VP, Cosine, Discrete, Linear, StableDiffusion
 from erdpaper.training.stream import generator_for
@@ -340,6 +342,33 @@ def test_what_made_a_file_is_kept_in_it(request_: Request) -> None:
 
 class Stopped(Exception):
     pass
+
+
+def test_another_decoder_of_the_same_name_is_refused(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = tmp_path / "vae"
+    small_runs.autoencoder(vae)
+    asked = replace(request_, decoder=str(vae))
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.Parts, "join", lambda *_: None)
+        generate.sample(asked)
+    assert not asked.out.exists()
+    weights = vae / "diffusion_pytorch_model.safetensors"
+    intact = weights.read_bytes()
+    changed = load_file(weights)
+    changed["post_quant_conv.bias"] += 0.5
+    save_file(changed, weights, {"format": "pt"})
+    said = r"^\S+a.npz.parts holds samples with decoder_sha256 '\w{64}', not '\w{64}': name anothe"
+    with pytest.raises(ValueError, match=said):
+        generate.sample(asked)
+    weights.write_bytes(intact)
+    found = adm.facts(generate.sample(asked))
+    assert found is not None and found["decoder"] == str(vae)
+    expected = hashlib.sha256()
+    for name, part in sorted(load_file(weights).items()):
+        expected.update(name.encode() + part.numpy().tobytes())
+    assert found["decoder_sha256"] == expected.hexdigest()
 
 
 def test_an_interrupted_run_goes_on(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from erdpaper.fullscale import extractors
-from erdpaper.fullscale.inception import Inception, resize
+from erdpaper.fullscale.evaluation import extractors
+from erdpaper.fullscale.evaluation.inception import Inception, resize
 
 CPU = torch.device("cpu")
 Array = np.ndarray[Any, Any]

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from erdpaper.fullscale import judge
-from erdpaper.fullscale.judge import Judge
+from erdpaper.fullscale.pretrained import judge
+from erdpaper.fullscale.pretrained.judge import Judge
 
 CLASSES = ("cat", "race car", "banana")
 SIDE = 16

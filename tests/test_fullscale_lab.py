@@ -9,8 +9,8 @@ import pytest
 from erdpaper import claims
 from erdpaper.datasets import DatasetError
 from erdpaper.fullscale import lab
-from erdpaper.fullscale.evaluate import Report
-from erdpaper.fullscale.extractors import PROTOCOL
+from erdpaper.fullscale.evaluation.evaluate import Report
+from erdpaper.fullscale.evaluation.extractors import PROTOCOL
 from erdpaper.fullscale.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]

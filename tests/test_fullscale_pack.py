@@ -1,5 +1,6 @@
 """A packed folder holds the bytes of the images, in their order."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from PIL import Image
 
 from erdpaper.cli import main
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import adm, encode, pack
-from erdpaper.fullscale.sources import Where
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.data.sources import Where
+from erdpaper.fullscale.encoding import encode
+from erdpaper.fullscale.evaluation import pack
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def encoded(images: Path) -> Path:
     request = encode.Request(
         Where("images", str(images)), out, 16, flip=True, per_shard=2, cpu=True
     )
-    return encode.run(request._replace(workers=0))
+    return encode.run(request._replace(workers=0)).folder
 
 
 def test_the_images_are_those_of_the_files_and_not_flipped(
@@ -54,6 +57,18 @@ def test_latents_and_other_folders_are_refused(tmp_path: Path) -> None:
         pack.pack(latents, tmp_path / "ref.npz")
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         pack.pack(tmp_path / "nowhere", tmp_path / "ref.npz")
+
+
+def test_a_damaged_file_is_no_reference(encoded: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(encoded, tmp_path / "damaged")
+    path = damaged / "shard-00001.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    done = CliRunner().invoke(main, ["pack", str(damaged), "--out", str(tmp_path / "ref.npz")])
+    assert done.exit_code == 2 and not (tmp_path / "ref.npz").exists()
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"Error: {path} is damaged (its sha256 is not that of index.json)")
 
 
 def test_the_command_says_where_the_reference_is(encoded: Path, tmp_path: Path) -> None:

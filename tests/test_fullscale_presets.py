@@ -9,11 +9,15 @@ from click.testing import CliRunner
 
 from erdpaper import datasets
 from erdpaper.cli import main
-from erdpaper.fullscale import plan, presets, published, shards, train
+from erdpaper.fullscale import plan, presets, train
+from erdpaper.fullscale.data import shards
 from erdpaper.fullscale.presets import DATA, PRESETS
+from erdpaper.fullscale.tables import published
 from erdpaper.images import build, command, weighting
 from erdpaper.images.presets import PRESETS as FASHION
 from erdpaper.images.presets import TOOLS, described
+from erdpaper.schedules import VP
+from erdpaper.training import Held
 
 # in the order of the table
 COLUMNS = [
@@ -25,7 +29,7 @@ COLUMNS = [
     "imagenet-uvit-h2-erd",
     "imagenet-uvit-h2-erd-long",
 ]
-# our rows in the order of the tables; None: not trained here, the table of presets says why
+# our rows in the order of the tables
 TABLE_1 = [
     "imagenet-dit-s2",
     "imagenet-dit-s2-erd",
@@ -36,7 +40,7 @@ TABLE_1 = [
 ]
 TABLE_2 = [
     "celeba-ddim",
-    None,
+    "celeba-soft-truncation",
     "celeba-unet-erd",
     "celeba-uvit-s",
     "celeba-dit-s",
@@ -121,13 +125,13 @@ def test_rows_of_table_2() -> None:
     table = published.table(2)
     assert len(table) == len(TABLE_2)
     for printed, name in zip(table, TABLE_2, strict=True):
-        if name is None:
-            assert printed["method"] == "Soft Truncation"
-            continue
         assert size(name) == pytest.approx(float(printed["params"].rstrip("M")), rel=0.04)
         row = PRESETS[name]
-        assert (row.batch, row.recipe.steps, row.dropout) == (128, 500_000, 0.0)
-        assert row.weight == ("erd" if "Ours" in printed["method"] else "uniform")
+        soft = printed["method"] == "Soft Truncation"
+        length = 1_300_000 if soft else 500_000
+        assert (row.batch, row.recipe.steps, row.dropout) == (128, length, 0.0)
+        expected = "erd" if "Ours" in printed["method"] else "uniform"
+        assert row.weight == ("soft-truncation" if soft else expected)
         # Sec. 4.2
         if "celeba-unet" in name or "celeba-dit" in name:
             betas = (0.9, 0.999) if "unet" in name else (0.9, 0.95)
@@ -137,6 +141,31 @@ def test_rows_of_table_2() -> None:
 def test_the_unet_for_faces_has_the_published_size() -> None:
     # "50M" [P Tab 2]
     assert size("celeba-unet-erd") == pytest.approx(51.97, abs=0.01)
+
+
+def test_soft_truncation_is_trained_as_in_the_code_of_its_authors() -> None:
+    row = PRESETS["celeba-soft-truncation"]
+    assert size("celeba-soft-truncation") == pytest.approx(62.51, abs=0.01)
+    assert (row.target, row.schedule, row.recipe.lr) == ("eps", "vp", 2e-4)
+    assert (row.recipe.warmup, row.recipe.clip, row.recipe.ema) == (5_000, 1.0, 0.9999)
+    assert PRESETS["celeba-soft-truncation-nll"] == row._replace(weight="soft-truncation-nll")
+
+
+@pytest.mark.parametrize("name", ["celeba-soft-truncation", "celeba-soft-truncation-nll"])
+def test_soft_truncation_trains_on_times_above_that_of_its_batch(name: str) -> None:
+    # the row on a network for one core
+    row = PRESETS[name]._replace(model="UNet-fashion-latent", batch=8)
+    source = Held(torch.randn(16, 4, 7, 7), torch.arange(16) % 10)
+    run = build.build(name, 2, 4, found=build.Found(row, source, {})).trainer
+    batches = [run.draw(step) for step in range(1, 5)]
+    # every batch is stratified between its own smallest time and 1
+    level = [(-VP().logsnr(b.t.double())) if name.endswith("nll") else b.t for b in batches]
+    gaps = [float(t[-1] - t[1]) for t in level]
+    assert max(gaps) > 1.02 * min(gaps)
+    assert all(bool((b.weight == b.weight[0]).all()) for b in batches)
+    assert (len({float(b.weight[0]) for b in batches}) > 1) == name.endswith("nll")
+    losses = [float(record.loss) for record in run.run()]
+    assert len(losses) == 4 and max(losses) < 20
 
 
 def test_rows_of_table_3() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import published, readings, table5
-from erdpaper.fullscale.printed import Printed, printed
-from erdpaper.fullscale.published import METRICS, Row, agree, one, select, table
+from erdpaper.fullscale import table5
+from erdpaper.fullscale.tables import published, readings
+from erdpaper.fullscale.tables.printed import Printed, printed
+from erdpaper.fullscale.tables.published import METRICS, Row, agree, one, select, table
 from erdpaper.models.dit import CONFIGS as DIT
 from erdpaper.models.uvit import CONFIGS as UVIT
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import shards
-from erdpaper.fullscale.shards import Index, Shard, Shards
+from erdpaper.fullscale.data import shards
+from erdpaper.fullscale.data.shards import Index, Shard, Shards
 
 COUNTS = (5, 3, 4)
 N = sum(COUNTS)

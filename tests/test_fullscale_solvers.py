@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from erdpaper import posterior, sampling, schedules
-from erdpaper.fullscale import loading, solvers
+from erdpaper.fullscale.pretrained import loading, solvers
 from erdpaper.sampling import Hooks, Prediction
 from erdpaper.schedules import Cosine, Discrete, StableDiffusion
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import cifar10, crops, hub, sources
-from erdpaper.fullscale.sources import Where
+from erdpaper.fullscale.data import cifar10, crops, hub, sources
+from erdpaper.fullscale.data.sources import Where
 
 Filter = Callable[[np.ndarray], np.ndarray]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from erdpaper import sampling
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import folders, networks, solvers, stable_diffusion
+from erdpaper.fullscale.data import folders
+from erdpaper.fullscale.pretrained import networks, solvers, stable_diffusion
 from erdpaper.sampling import Hooks, Prediction
 
 PROMPTS = ("a photo of a car", "a photo of a banana")

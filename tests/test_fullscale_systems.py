@@ -10,7 +10,8 @@ from PIL import Image
 
 from erdpaper import sampling
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import cifar10, judge, stable_diffusion
+from erdpaper.fullscale.data import cifar10
+from erdpaper.fullscale.pretrained import cifar10_unet, judge, stable_diffusion
 from erdpaper.regimes import opened, system
 
 CLASSES = ("banana", "race_car")
@@ -76,7 +77,7 @@ def test_cifar10_runs_from_noise_to_a_class(
     assert len(whole) == 20 and torch.equal(found.data("test", 7)[0], whole[all_labels == 7])
     labels = torch.tensor([0, 5, 9])
     x = drawn(found, labels, 2.0)
-    model = cifar10.load(for_cifar["ERDPAPER_CIFAR10_MODEL"])
+    model = cifar10_unet.load(for_cifar["ERDPAPER_CIFAR10_MODEL"])
     x_t = found.start(3)
     torch.testing.assert_close(
         found.denoiser(labels, 2.0)(x_t, 0.3), model.denoiser(labels, 2.0)(x_t, 0.3)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from erdpaper.cli import main
 from erdpaper.fullscale import train as fullscale
-from erdpaper.fullscale.shards import INDEX, Shards, checksum
+from erdpaper.fullscale.data.shards import INDEX, Shards, checksum
 from erdpaper.images import build, weighting
 from erdpaper.models.dit import DiT
 from erdpaper.models.unet import UNet, UNetConfig

@@ -408,7 +408,7 @@ def test_a_task_goes_to_another_process() -> None:
 
 def test_everything_is_collected_once(computed: list[str], tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
-    grid.everything(work, out, 2, with_architectures=True)
+    grid.everything(work, out, 2)
     lines, card = tasks.read_kept(out, grid.COMMAND)
     assert sorted(computed) == [Cell.from_dict(line).key for line in lines]
     swept = [quick(cell) for cell in grid.sweep()]
@@ -425,7 +425,7 @@ def test_everything_is_collected_once(computed: list[str], tmp_path: Path) -> No
     assert card["command"] == "erdpaper weighting"
     kept = {name: (out / name).read_bytes() for name in ("runs.jsonl", "card.json")}
     computed.clear()
-    grid.everything(work, out, 2, with_architectures=True)
+    grid.everything(work, out, 2)
     assert computed == []
     assert {path.name for path in out.iterdir()} == kept.keys()
     assert (out / "runs.jsonl").read_bytes() == kept["runs.jsonl"]

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -33,7 +34,8 @@ def everything(distance: dict[tuple[str, str, float], float]) -> Kept:
         cell.as_dict() | {"final": {"fd": distance[cell.target, cell.weight, cell.lr]}}
         for cell in grid.sweep()
     ]
-    cells = [*grid.sweep(), *grid.judged(swept), *grid.ladder(), *grid.architectures()]
+    rest = [*grid.ladder(), *grid.noise_ladder(), *grid.architectures()]
+    cells = [*grid.sweep(), *grid.judged(swept), *rest]
     results = {}
     for cell in cells:
         known = distance.get((cell.target, cell.weight, cell.lr), 1.0)
@@ -85,3 +87,18 @@ def test_the_ladder_has_a_rung_for_each_trick_with_all_seeds() -> None:
         ("erd", 0.95, "cosine"),
     ]
     assert all([r.cell.seed for r in rung] == list(grid.JUDGED_SEEDS) for rung in rungs)
+
+
+def test_the_other_ladder_and_the_architectures_come_back_by_rung_and_weight() -> None:
+    kept = everything(table())
+    rungs = kept.noise_ladder()
+    assert [[r.cell for r in rung] for rung in rungs] == [
+        [cell for cell in grid.noise_ladder() if replace(cell, seed=0) == first]
+        for first in grid.noise_ladder()[:5]
+    ]
+    assert rungs[3] == kept.ladder()[2]
+    for name in grid.ARCHITECTURES:
+        for weight in ("uniform", "erd"):
+            found = [r.cell for r in kept.architecture(name, weight)]
+            assert {(c.model, c.weight) for c in found} == {(name, weight)}
+            assert [c.seed for c in found] == list(grid.ARCHITECTURE_SEEDS)

@@ -21,7 +21,8 @@ import tiny_pipelines as tiny
 from PIL import Image
 
 from erdpaper import execution
-from erdpaper.fullscale import cifar10, stable_diffusion
+from erdpaper.fullscale.data import cifar10
+from erdpaper.fullscale.pretrained import stable_diffusion
 from erdpaper.regimes import endpoint_arms
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"

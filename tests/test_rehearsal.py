@@ -13,9 +13,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from erdpaper import datasets
-from erdpaper.fullscale import adm, extractors, kept_run, rehearsal, runs, small_vae
-from erdpaper.fullscale.shards import Shards
-from erdpaper.fullscale.terminal import CommandError, Terminal
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.data.shards import Shards
+from erdpaper.fullscale.evaluation import extractors
+from erdpaper.fullscale.rehearsals import kept_run, rehearsal, small_vae
+from erdpaper.fullscale.rehearsals.terminal import CommandError, Terminal
+from erdpaper.fullscale.sampling import runs
 
 ENCODE = (
     "erdpaper encode --images imagenet --size 28 --encoder vae --per-shard 20 --workers 0 --cpu"

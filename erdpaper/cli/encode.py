@@ -53,7 +53,10 @@ _POSITIVE, _NATURAL = click.IntRange(min=1), click.IntRange(min=0)
 @cpu
 @click.option("--check", is_flag=True, help="Decode all images, keep none, name the first broken.")
 def encode(split: str, classes: int | None, out: Path | None, check: bool, **options: Any) -> None:
-    """Encode images for training; an interrupted run goes on where it was."""
+    """Encode images for training; an interrupted run goes on where it was.
+
+    Given again, the command compares all files with their checksums and makes damaged ones anew.
+    """
     places = {kind: options.pop(kind) for kind in _KINDS}
     named = [kind for kind, place in places.items() if place is not None]
     if len(named) != 1:
@@ -64,8 +67,8 @@ def encode(split: str, classes: int | None, out: Path | None, check: bool, **opt
         raise Refusal("--sample needs an --encoder: pixels are kept as they are")
 
     from erdpaper.datasets import DatasetError
-    from erdpaper.fullscale import encode as work
-    from erdpaper.fullscale.sources import Where
+    from erdpaper.fullscale.data.sources import Where
+    from erdpaper.fullscale.encoding import encode as work
 
     where = Where(named[0], places[named[0]], split, classes)  # type: ignore[arg-type]
     try:
@@ -74,7 +77,11 @@ def encode(split: str, classes: int | None, out: Path | None, check: bool, **opt
             say(f"{count:,} images, none of them broken")
         else:
             assert out is not None
-            say(f"encoded: {work.run(work.Request(where, out, **options))}")
+            done = work.run(work.Request(where, out, **options))
+            if done.anew:
+                say(f"damaged, and made anew: {', '.join(done.anew)}")
+            checked = " (finished before; every file has its checksum)" if done.untouched else ""
+            say(f"encoded: {done.folder}{checked}")
     except (ValueError, DatasetError) as error:
         raise Refusal(str(error)) from error
     except OSError as error:

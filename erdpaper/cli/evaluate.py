@@ -33,7 +33,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 def evaluate(**options: Any) -> None:
     """Measure FID, sFID, IS, precision and recall of the npz SAMPLES."""
     from erdpaper.datasets import DatasetError
-    from erdpaper.fullscale import evaluate as evaluation
+    from erdpaper.fullscale.evaluation import evaluate as evaluation
 
     try:
         report = evaluation.evaluate(evaluation.Request(**options))

@@ -57,8 +57,7 @@ def models() -> None:
 @click.command()
 @_jobs
 @_out("07_weighting_on_images")
-@click.option("--architectures", is_flag=True, help="Also a DiT and a U-Net: as long again.")
-def weighting(jobs: int, out: Path | None, architectures: bool) -> None:
+def weighting(jobs: int, out: Path | None) -> None:
     """Train the networks that notebook 07 keeps; an interrupted run goes on where it was."""
     from erdpaper.datasets import DatasetError
     from erdpaper.images import grid
@@ -66,7 +65,7 @@ def weighting(jobs: int, out: Path | None, architectures: bool) -> None:
     data = data_dir()
     try:
         folder = out or data / "results" / grid.NAME
-        grid.everything(data.parent / "runs" / grid.NAME, folder, jobs, architectures)
+        grid.everything(data.parent / "runs" / grid.NAME, folder, jobs)
     except DatasetError as error:
         raise Refusal(str(error)) from error
 

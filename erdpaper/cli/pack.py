@@ -20,7 +20,7 @@ from erdpaper.cli.base import Refusal
 def pack(folder: Path, out: Path) -> None:
     """Write the images of FOLDER, which `erdpaper encode` made without an encoder, as an npz."""
     from erdpaper.datasets import DatasetError
-    from erdpaper.fullscale import pack as packing
+    from erdpaper.fullscale.evaluation import pack as packing
 
     try:
         path = packing.pack(folder, out)

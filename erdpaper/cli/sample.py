@@ -48,7 +48,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 def sample(**options: Any) -> None:
     """Generate images; a command that was interrupted goes on where it was."""
     from erdpaper.datasets import DatasetError
-    from erdpaper.fullscale import generate
+    from erdpaper.fullscale.sampling import generate
 
     try:
         path = generate.sample(generate.Request(**options))

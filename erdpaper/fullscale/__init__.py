@@ -1,7 +1,13 @@
-"""Pretrained models at full scale, by path or hub name: Stable Diffusion, CIFAR-10, CLIP as judge.
+"""Full scale, ImageNet to Stable Diffusion: from images on disk to a table of FIDs.
 
-Weights are read from safetensors only, and configurations from JSON: nothing that is loaded can run
-code. Times, targets and labels are turned into the checkpoint's own at the edge, so that samplers,
-hooks and guidance are those of every other model. States stay where they are, on the CPU unless
-moved; a network works on the accelerator if there is one, a part of the batch at a time.
+Each step is a room, and hands files to the next:
+
+- `data`: images on disk, in every form that a command reads or writes;
+- `encoding`: `erdpaper encode`, images into what training streams;
+- `presets` and `train`, `plan` and `costs`: what can be trained, and what that would cost;
+- `sampling`: `erdpaper sample`, images of a trained network;
+- `evaluation`: `erdpaper evaluate` and `erdpaper pack`, how far samples are from a reference;
+- `pretrained`: networks of others, by path or hub name;
+- `tables`: the paper's tables as printed; `table5` and `lab` hold presets and runs against them;
+- `rehearsals`: all commands at small scale, as chapter 8 runs them.
 """

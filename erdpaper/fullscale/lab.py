@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale.extractors import PROTOCOL
+from erdpaper.fullscale.evaluation.extractors import PROTOCOL
 from erdpaper.fullscale.presets import PRESETS
-from erdpaper.fullscale.readings import RUNGS
+from erdpaper.fullscale.tables.readings import RUNGS
 
 SAMPLES = 50_000
 _S2 = "imagenet-dit-s2"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from erdpaper.fullscale.generate import Request
 from erdpaper.fullscale.presets import PRESETS
-from erdpaper.fullscale.published import IMAGENET, Row, table
+from erdpaper.fullscale.sampling.generate import Request
+from erdpaper.fullscale.tables.published import IMAGENET, Row, table
 from erdpaper.images.presets import Preset
 from erdpaper.models.dit import CONFIGS as DIT
 from erdpaper.models.uvit import CONFIGS as UVIT

@@ -8,7 +8,8 @@ data they were, by the checksum of their index, wherever the folder is.
 import warnings
 from pathlib import Path
 
-from erdpaper.fullscale import presets, shards
+from erdpaper.fullscale import presets
+from erdpaper.fullscale.data import shards
 from erdpaper.images import build, command
 from erdpaper.images.build import Found
 from erdpaper.images.presets import PRESETS, TOOLS, Preset, Tool

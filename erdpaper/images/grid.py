@@ -237,17 +237,13 @@ def _line(cell: Cell) -> str:
     return json.dumps(compute(cell)) + "\n"
 
 
-def everything(work: Path, out: Path, jobs: int, with_architectures: bool = False) -> None:
-    """Run the grid and collect it in `out`: runs.jsonl and card.json.
-
-    The architectures cost as much again as all the rest, so they come on request.
-    """
+def everything(work: Path, out: Path, jobs: int) -> None:
+    """Run the grid and collect it in `out`: runs.jsonl and card.json."""
     found = {"sweep": run(sweep(), work, jobs, "sweep")}
     found["judged"] = run(judged(found["sweep"]), work, jobs, "judged")
     found["ladder"] = run(ladder(), work, jobs, "ladder")
     found["noise ladder"] = run(noise_ladder(), work, jobs, "noise ladder")
-    if with_architectures:
-        found["architectures"] = run(architectures(), work, jobs, "architectures")
+    found["architectures"] = run(architectures(), work, jobs, "architectures")
     unique = {Cell.from_dict(line).key: line for lines in found.values() for line in lines}
     text = "".join(json.dumps(unique[key]) + "\n" for key in sorted(unique))
     write_atomically(out / "runs.jsonl", text)

@@ -82,9 +82,9 @@ class Kept:
         return [[self.results[c.key] for c in cells[k::rungs]] for k in range(rungs)]
 
     def architecture(self, model: str, weight: str) -> list[Result]:
-        """The seeds of one network of `grid.architectures`; none where these were not run."""
+        """The seeds of one network of `grid.architectures`, in order."""
         cells = [c for c in grid.architectures() if (c.model, c.weight) == (model, weight)]
-        return [self.results[cell.key] for cell in cells if cell.key in self.results]
+        return [self.results[cell.key] for cell in cells]
 
     def ratio(self, target: str, weight: str, other: str) -> Ratio:
         """The distance of one weight over another's, paired by seed, with its 95 % interval."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from erdpaper import guidance, sampling
-from erdpaper.fullscale import cifar10, folders, judge, loading, stable_diffusion
+from erdpaper.fullscale.data import cifar10, folders
+from erdpaper.fullscale.pretrained import cifar10_unet, judge, loading, stable_diffusion
 from erdpaper.regimes.system import Label, System, check_classes
 
 VARIABLES = {
@@ -62,7 +63,7 @@ def _settings(*names: str) -> list[str]:
 def _cifar(folder: str, name: str, clip: str) -> System:
     for split in ("train", "test"):
         cifar10.files(folder, split)
-    model = cifar10.load(name)
+    model = cifar10_unet.load(name)
 
     @cache
     def images(split: str) -> tuple[Tensor, Tensor]:

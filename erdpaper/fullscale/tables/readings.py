@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable
 
 from erdpaper.comparisons import steps_to
-from erdpaper.fullscale import published
-from erdpaper.fullscale.published import IMAGENET, METRICS, Row, one, select
+from erdpaper.fullscale.tables import published
+from erdpaper.fullscale.tables.published import IMAGENET, METRICS, Row, one, select
 
 END = "400K"
 RUNGS = {

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import loading
+from erdpaper.fullscale.pretrained import loading
 from erdpaper.training import generator_for
 
 
@@ -23,7 +23,7 @@ class Encoder:
     def __init__(self, name: str, network: Any, device: torch.device) -> None:
         self.name, self.device = name, device
         self.factor: float = network.config.scaling_factor
-        self.digest = _digest(network)
+        self.digest = digest(network)
         self._network = network.to(device).eval().requires_grad_(False)
 
     def shape(self, side: int) -> tuple[int, int, int]:
@@ -94,7 +94,8 @@ def pretrained(name: str) -> Any:
         return loading.pretrained(AutoencoderKL, name, "AutoencoderKL", use_safetensors=True)
 
 
-def _digest(network: Any) -> str:
+def digest(network: Any) -> str:
+    """The sha256 of a network's weights, names included, wherever they came from."""
     found = hashlib.sha256()
     for name, part in sorted(network.state_dict().items()):
         found.update(name.encode())

@@ -19,9 +19,10 @@ from tqdm import tqdm
 from erdpaper import metrics
 from erdpaper.datasets import DatasetError
 from erdpaper.files import write_atomically
-from erdpaper.fullscale import adm, extractors
-from erdpaper.fullscale.extractors import PROTOCOL, Extractor
-from erdpaper.fullscale.inception import Features
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.evaluation import extractors
+from erdpaper.fullscale.evaluation.extractors import PROTOCOL, Extractor
+from erdpaper.fullscale.evaluation.inception import Features
 
 # images over which ADM takes one Inception score, to average those
 SPLIT = 5_000

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale.sources import Images
+from erdpaper.fullscale.data.sources import Images
 
 
 class _Squares(Dataset[Tensor | str]):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from erdpaper.fullscale import adm
-from erdpaper.fullscale.statistics import SPLIT, published
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.evaluation.statistics import SPLIT, published
 
 # before, precision and recall of the two inputs were the other way round
 _LEAST = (0, 4)

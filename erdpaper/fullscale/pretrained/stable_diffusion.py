@@ -14,8 +14,9 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from erdpaper import guidance, sampling
-from erdpaper.fullscale import folders, loading
-from erdpaper.fullscale.networks import Adapter
+from erdpaper.fullscale.data import folders
+from erdpaper.fullscale.pretrained import loading
+from erdpaper.fullscale.pretrained.networks import Adapter
 from erdpaper.schedules import Discrete, from_diffusers
 
 # a StableDiffusionPipeline, which gets its parts at run time

@@ -26,8 +26,8 @@ from tqdm import trange
 
 from erdpaper.datasets import DatasetError
 from erdpaper.files import write_atomically
-from erdpaper.fullscale.shards import INDEX, Index, Shard, checksum
-from erdpaper.fullscale.sources import Listing
+from erdpaper.fullscale.data.shards import INDEX, Index, Shard, checksum
+from erdpaper.fullscale.data.sources import Listing
 
 
 @contextmanager
@@ -78,13 +78,18 @@ class Work:
         self.compare()
         self._write(self._inside / "plan.json", (json.dumps(self.plan, indent=1) + "\n").encode())
 
-    def tidy(self) -> None:
-        """Delete what a kill left half-written, and an index that is not whole or not true."""
+    def tidy(self) -> bool:
+        """Delete what a kill left half-written, and an index that is not whole or not true.
+
+        Whether there was such an index: then a file, a note or the index itself is damaged.
+        """
         for folder in (self.folder, self._inside):
             for part in folder.glob(".*.tmp"):
                 part.unlink()
-        if self.finished and not self._whole():
+        untrue = self.finished and not self._whole()
+        if untrue:
             (self.folder / INDEX).unlink()
+        return untrue
 
     def _whole(self) -> bool:
         """Whether the index can be read and all its files are those that were noted."""
@@ -135,6 +140,10 @@ class Work:
         shard = self._noted(number)
         path = self.folder / file_name(number)
         return shard is not None and path.is_file() and checksum(path) == shard.sha256
+
+    def kept(self, number: int) -> bool:
+        """Whether a file was finished once, be it damaged since or not."""
+        return self._note(number).exists()
 
     def finish(self, index: Index, count: int) -> None:
         """Write the index of `count` files, all of them finished."""

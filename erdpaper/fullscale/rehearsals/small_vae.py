@@ -4,7 +4,7 @@ It turns 28x28 pixels into latents of 4x7x7, is kept in data/small-vae as diffus
 stands in wherever a command asks for an autoencoder by its folder. This makes it anew, in a few
 minutes of one core:
 
-    python -m erdpaper.fullscale.small_vae FOLDER
+    python -m erdpaper.fullscale.rehearsals.small_vae FOLDER
 """
 
 import sys

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import crops, folders
+from erdpaper.fullscale.data import crops, folders
 
 
 class Rows:

@@ -3,7 +3,7 @@
 - a folder of class folders, as ImageNet comes, with or without `train/` above them;
 - CelebA's aligned images with its list of partitions;
 - CIFAR-10's binary files;
-- a data set of the library `datasets` (`fullscale.hub`).
+- a data set of the library `datasets` (`hub`).
 
 Sets without classes have none, and the label 0 for all.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import cifar10, crops, folders, hub
+from erdpaper.fullscale.data import cifar10, crops, folders, hub
 
 Kind = Literal["images", "dataset", "cifar10", "celeba"]
 # the side to which images are cut if none is named

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from erdpaper.fullscale import adm
-from erdpaper.fullscale.shards import Shards
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.data.shards import Shards
 
 _PART = 1024
 
@@ -16,8 +16,8 @@ _PART = 1024
 def pack(folder: Path, out: Path) -> Path:
     """Write the images of a folder, unflipped and in their order, with their labels, as an npz.
 
-    Raises DatasetError for a folder that `erdpaper encode` did not write, and ValueError for one
-    that holds latents, which are no images.
+    Raises DatasetError for a folder that `erdpaper encode` did not write, or one with a file that
+    has not its checksum, and ValueError for one that holds latents, which are no images.
     """
     data = Shards(folder)
     if data.index.stored != "pixels":
@@ -26,6 +26,8 @@ def pack(folder: Path, out: Path) -> Path:
         )
     if not out.parent.is_dir():
         raise ValueError(f"the folder {out.parent} of --out does not exist")
+    # whatever is compared with a damaged reference is measured wrongly, and nothing shows it
+    data.verify()
     channels, height, width = data.shape
     shape = adm.Shape(len(data), height, width, channels)
     labels = None if data.labels is None else data.labels.numpy()

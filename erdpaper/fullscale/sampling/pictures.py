@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from erdpaper.fullscale import encoder
-from erdpaper.fullscale.runs import Trained
+from erdpaper.fullscale.pretrained import encoder
+from erdpaper.fullscale.sampling.runs import Trained
 from erdpaper.images import data
 
 # images that a decoder makes at once
@@ -16,11 +16,15 @@ _KEPT = "kept"
 
 
 class Pictures(NamedTuple):
-    """decode: (n, C, h, w) -> images (n, c, H, W); shape: (c, H, W); name: of the decoder."""
+    """decode: (n, C, h, w) -> images (n, c, H, W); shape: (c, H, W); name: of the decoder.
+
+    sha256: of the decoder's weights, by which one is told from another under the same name.
+    """
 
     decode: Callable[[Tensor], Tensor]
     shape: tuple[int, int, int]
     name: str | None
+    sha256: str | None = None
 
     def as_bytes(self, x: Tensor) -> Tensor:
         """Images (n, H, W, c) on the CPU, the byte nearest to 127.5 (value + 1).
@@ -79,6 +83,7 @@ def _pretrained(trained: Trained, name: str, device: torch.device) -> Pictures:
     if config.shift_factor or (wanted is not None and wanted != factor):
         found = f"scales its latents by {factor} and shifts them by {config.shift_factor or 0}"
         raise ValueError(f"{name!r} {found}; this network was trained with a factor of {wanted}")
+    sha256 = encoder.digest(vae)
     vae = vae.to(device).eval().requires_grad_(False)
     # every level but the last doubles the sides
     times = 2 ** (len(config.block_out_channels) - 1)
@@ -88,4 +93,4 @@ def _pretrained(trained: Trained, name: str, device: torch.device) -> Pictures:
         return images
 
     shape = (config.out_channels, height * times, width * times)
-    return Pictures(decode, shape, name)
+    return Pictures(decode, shape, name, sha256)

@@ -3,7 +3,7 @@
 data/results/08_full_scale holds its run folder and a card. This makes both anew, in a quarter of an
 hour of one core, and goes on where it was interrupted:
 
-    python -m erdpaper.fullscale.kept_run
+    python -m erdpaper.fullscale.rehearsals.kept_run
 """
 
 import json
@@ -17,12 +17,12 @@ import torch
 
 from erdpaper import datasets
 from erdpaper.files import write_atomically
-from erdpaper.fullscale import rehearsal, small_vae
-from erdpaper.fullscale.terminal import Terminal
+from erdpaper.fullscale.rehearsals import rehearsal, small_vae
+from erdpaper.fullscale.rehearsals.terminal import Terminal
 from erdpaper.tasks import missing
 
 NAME = "08_full_scale"
-COMMAND = "python -m erdpaper.fullscale.kept_run"
+COMMAND = "python -m erdpaper.fullscale.rehearsals.kept_run"
 PER_CLASS, STEPS = 1_000, 2_000
 RUN = "rehearsal-erd"
 COMMANDS = (

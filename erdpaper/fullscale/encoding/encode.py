@@ -15,16 +15,19 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
 from erdpaper.datasets import DatasetError
-from erdpaper.fullscale import decoding, encoder, sources
-from erdpaper.fullscale.decoding import cut
-from erdpaper.fullscale.encoder import Encoder
-from erdpaper.fullscale.shards import Index, names
-from erdpaper.fullscale.sources import Images, Where
-from erdpaper.fullscale.workfolder import Work
+from erdpaper.fullscale.data import sources
+from erdpaper.fullscale.data.shards import INDEX, Index, names
+from erdpaper.fullscale.data.sources import Images, Where
+from erdpaper.fullscale.encoding import decoding
+from erdpaper.fullscale.encoding.decoding import cut
+from erdpaper.fullscale.encoding.workfolder import Work, file_name
+from erdpaper.fullscale.pretrained import encoder
+from erdpaper.fullscale.pretrained.encoder import Encoder
 
 # a process that is done waits for the others, and all of them for a long listing
 _PATIENCE = timedelta(days=2)
@@ -78,21 +81,35 @@ class Request(NamedTuple):
         }
 
 
-def run(request: Request) -> Path:
-    """Encode all images, or go on with those that are missing; the folder of the result.
+class Encoded(NamedTuple):
+    """A finished folder.
 
-    What is finished is compared with its checksums and kept. Raises ValueError for a wrong request
-    and DatasetError for images, or a folder, with which one cannot go on.
+    untouched: it was finished before, and every file has its checksum; anew: the names of files
+    that had been finished, were found damaged and are made anew.
+    """
+
+    folder: Path
+    untouched: bool
+    anew: tuple[str, ...]
+
+
+def run(request: Request) -> Encoded:
+    """Encode all images, or go on with those that are missing.
+
+    What is finished is compared with its checksums and kept, and made anew where it is damaged.
+    Raises ValueError for a wrong request and DatasetError for images, or a folder, with which one
+    cannot go on.
     """
     work = Work(request.out, request.plan())
     work.compare()
     state = PartialState(cpu=request.cpu, timeout=_PATIENCE)
-    if state.is_main_process:
-        work.tidy()
+    untrue = state.is_main_process and work.tidy()
     state.wait_for_everyone()
-    if not work.finished:
-        _encode(request, work, state)
-    return request.out
+    if work.finished:
+        return Encoded(request.out, True, ())
+    anew = _encode(request, work, state)
+    # where no file was damaged, what says which files there are was
+    return Encoded(request.out, False, anew or ((INDEX,) if untrue else ()))
 
 
 def check(where: Where, side: int | None = None, workers: int | None = None) -> int:
@@ -109,7 +126,8 @@ def check(where: Where, side: int | None = None, workers: int | None = None) -> 
     return len(images)
 
 
-def _encode(request: Request, work: Work, state: PartialState) -> None:
+def _encode(request: Request, work: Work, state: PartialState) -> tuple[str, ...]:
+    """Finish a folder; the files of all processes that had been finished and were damaged."""
     side, coder = request.pixels, None
     shape: tuple[int, ...] = (3, side, side)
     if request.encoder is not None:
@@ -122,6 +140,7 @@ def _encode(request: Request, work: Work, state: PartialState) -> None:
     # shown only where there is much to compare
     looked = tqdm(mine, desc="checking", unit=" files", delay=2, disable=_quiet(state))
     missing = [number for number in looked if not work.has(number)]
+    damaged = [file_name(number) for number in missing if work.kept(number)]
     left = sum(len(files[number]) for number in missing)
     _check_room(request, shape, left * state.num_processes)
     whole = sum(len(files[number]) for number in mine)
@@ -129,10 +148,11 @@ def _encode(request: Request, work: Work, state: PartialState) -> None:
         made = _files(request, images, [files[number] for number in missing], coder, bar)
         for number, tensors in zip(missing, made, strict=True):
             work.keep(number, tensors)
-    state.wait_for_everyone()
+    anew = tuple(sorted(gather_object(damaged)))  # waits for all processes
     if state.is_main_process:
         work.finish(_index(request, images, coder, shape), len(files))
     state.wait_for_everyone()
+    return anew
 
 
 def _begun(request: Request, work: Work, coder: Encoder | None) -> Images:

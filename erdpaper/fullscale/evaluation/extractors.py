@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from erdpaper.datasets import DatasetError
 from erdpaper.files import write_atomically
-from erdpaper.fullscale.inception import SPATIAL, Features, Inception, resize
+from erdpaper.fullscale.evaluation.inception import SPATIAL, Features, Inception, resize
 
 PROTOCOL = "ADM Inception"
 _PORT = "pt_inception-2015-12-05-6726825d.pth"

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from erdpaper import targets
-from erdpaper.fullscale import loading
+from erdpaper.fullscale.pretrained import loading
 from erdpaper.sampling import Denoiser, Hooks
 from erdpaper.schedules import Discrete, from_diffusers
 

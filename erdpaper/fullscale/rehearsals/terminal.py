@@ -21,7 +21,8 @@ from typing import NamedTuple
 _COUNT = "--nproc_per_node"
 # the commands' own modules, and what torch imports when it first trains
 _PRELOADED = [
-    *(f"erdpaper.fullscale.{name}" for name in ("encode", "plan", "train", "generate", "evaluate")),
+    *("erdpaper.fullscale.encoding.encode", "erdpaper.fullscale.plan", "erdpaper.fullscale.train"),
+    *("erdpaper.fullscale.sampling.generate", "erdpaper.fullscale.evaluation.evaluate"),
     "torch._dynamo",
 ]
 _POLL = 0.005  # seconds

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from erdpaper import guidance, sampling
-from erdpaper.fullscale import adm, runs, timetable
-from erdpaper.fullscale.parts import Parts
-from erdpaper.fullscale.pictures import Pictures, pictures
-from erdpaper.fullscale.runs import Trained
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.sampling import runs, timetable
+from erdpaper.fullscale.sampling.parts import Parts
+from erdpaper.fullscale.sampling.pictures import Pictures, pictures
+from erdpaper.fullscale.sampling.runs import Trained
 from erdpaper.training.stream import generator_for
 
 Labels = Literal["balanced", "drawn"]
@@ -148,6 +149,7 @@ def _facts(request: Request, trained: Trained, shown: Pictures) -> dict[str, Any
         "preset": trained.config.get("preset"),
         "network": trained.sha256,
         "decoder": shown.name,
+        "decoder_sha256": shown.sha256,
     }
     return {"format": 1, "sampler": "heun", **described, **own}
 

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from erdpaper.files import write_atomically
-from erdpaper.fullscale import adm
+from erdpaper.fullscale.data import adm
 
 _NAME = re.compile(r"part-(\d+)-(\d+)\.safetensors")
 

@@ -22,7 +22,9 @@ from torch import Tensor
 from erdpaper import datasets
 from erdpaper.datasets import FASHION_CLASSES
 from erdpaper.files import write_atomically
-from erdpaper.fullscale import adm, extractors, small_vae
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.evaluation import extractors
+from erdpaper.fullscale.rehearsals import small_vae
 
 _BATCH = 100
 

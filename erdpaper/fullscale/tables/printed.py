@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from erdpaper.fullscale.published import Row, table
+from erdpaper.fullscale.tables.published import Row, table
 
 UNREAD, RESTORED = "?", "†"
 _BOX = (

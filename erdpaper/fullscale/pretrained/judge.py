@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from erdpaper.fullscale import loading
+from erdpaper.fullscale.pretrained import loading
 from erdpaper.images.measure import Features
 
 # images that the network sees at once

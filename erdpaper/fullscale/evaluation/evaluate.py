@@ -17,8 +17,10 @@ import torch
 
 from erdpaper import metrics
 from erdpaper.files import write_atomically
-from erdpaper.fullscale import adm, extractors, fidelity, loading, statistics
-from erdpaper.fullscale.statistics import Law, Statistics
+from erdpaper.fullscale.data import adm
+from erdpaper.fullscale.evaluation import extractors, fidelity, statistics
+from erdpaper.fullscale.evaluation.statistics import Law, Statistics
+from erdpaper.fullscale.pretrained import loading
 
 Engine = Literal["own", "torch-fidelity"]
 

@@ -1,0 +1,1 @@
+"""`erdpaper encode`: images into latents, or bytes, in files with checksums."""

@@ -1,0 +1,1 @@
+"""The whole way at small scale: a lab's commands on clothes that play ImageNet."""
