@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 
@@ -29,7 +29,7 @@ def paired_ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
     if len(above) != len(below) or len(above) < 2:
         raise ValueError(f"a paired ratio needs 2 or more pairs, got {len(above)}, {len(below)}")
     logs = np.log(above) - np.log(below)
-    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
+    half = stdtrit(len(logs) - 1, 0.975) * logs.std(ddof=1) / math.sqrt(len(logs))
     return Ratio(*(float(math.exp(logs.mean() + z)) for z in (0, -half, half)))
 
 
@@ -38,7 +38,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[
     gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     if len(gaps) < 2:
         raise ValueError(f"a paired difference needs 2 or more pairs, got {len(gaps)}")
-    quantile = stats.t.ppf(0.975, len(gaps) - 1)
+    quantile = stdtrit(len(gaps) - 1, 0.975)
     return float(gaps.mean()), float(quantile * gaps.std(ddof=1) / math.sqrt(len(gaps)))
 
 
@@ -58,7 +58,10 @@ def steps_to(level: float, steps: Sequence[float], values: Sequence[float]) -> f
 
 def spearman(a: Tensor, b: Tensor) -> float:
     """Spearman's rank correlation of two vectors."""
-    return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)
+    # here, because scipy.stats is slow to import
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a.numpy(), b.numpy()).statistic)
 
 
 def outside(
@@ -74,5 +77,5 @@ def outside(
     deviations = np.concatenate([np.log(group) - np.log(group).mean() for group in peers])
     freedom = len(deviations) - len(peers)
     std = math.sqrt(float(deviations @ deviations) / freedom)
-    half = stats.t.ppf((1 + level) / 2, freedom) * std * math.sqrt(1 + 1 / len(logs))
+    half = stdtrit(freedom, (1 + level) / 2) * std * math.sqrt(1 + 1 / len(logs))
     return float(abs(math.log(value) - logs.mean()) / half)

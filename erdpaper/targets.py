@@ -46,8 +46,8 @@ def as_pair(alpha: Coefficient, sigma: Coefficient) -> tuple[Tensor, Tensor]:
     a, s = (torch.as_tensor(c, dtype=dtype, device=like.device) for c in (alpha, sigma))
     if not bool(((a >= 0) & (s >= 0) & (a + s > 0) & (a + s < math.inf)).all()):
         raise ValueError("alpha and sigma must be finite, at least 0 and not both 0")
-    shape = torch.broadcast_shapes(a.shape, s.shape)
-    return a.expand(shape), s.expand(shape)
+    a, s = torch.broadcast_tensors(a, s)
+    return a, s
 
 
 @dataclass(frozen=True)

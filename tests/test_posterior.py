@@ -251,6 +251,15 @@ def test_score_is_the_gradient_of_the_log_density(law: Posterior) -> None:
 
 
 @pytest.mark.parametrize("law", SCORED, ids=lambda law: type(law).__name__)
+def test_endpoints_are_the_means_of_the_moments(law: Posterior) -> None:
+    level = torch.linspace(0.05, 0.95, 6, dtype=F64)
+    x_t = points(law, 0.5, 0.5)
+    for noise in ((0.5, 0.5), (0.999, 0.03), (1 - level, level)):
+        x0, eps, _ = law.moments(x_t, *noise)
+        torch.testing.assert_close(law.endpoints(x_t, *noise), (x0, eps))
+
+
+@pytest.mark.parametrize("law", SCORED, ids=lambda law: type(law).__name__)
 def test_density_has_mass_1(law: Posterior) -> None:
     # by importance sampling from a wide Gaussian around the data
     alpha, sigma, n = 0.6, 0.5, 40_000

@@ -1,5 +1,8 @@
 """A system is the kept network, its data and its judge, joined without a change of any of them."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -24,6 +27,18 @@ def test_denoiser_is_that_of_the_network(space: str) -> None:
     guided = unknown + 3 * (known - unknown)
     for asked, scale, expected in ((label, 1.0, known), (None, 3.0, unknown), (label, 3.0, guided)):
         torch.testing.assert_close(found.denoiser(asked, scale)(x, 0.6).x0, expected.float())
+
+
+def test_sampling_waits_for_no_library_of_training() -> None:
+    # each takes a second or more to import
+    slow = {"accelerate", "diffusers", "transformers", "torch._dynamo", "torch.distributed.tensor"}
+    slow |= {"scipy.interpolate", "scipy.stats", "sklearn"}
+    code = (
+        "import sys; from erdpaper.regimes import system; opened = system.fashion('pixels');"
+        "opened.denoiser(1, 2.0)(opened.start(1), 0.5); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not slow & set(done.stdout.split())
 
 
 @pytest.mark.parametrize("space", system.SPACES)

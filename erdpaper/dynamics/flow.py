@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from erdpaper.dynamics.law import Law, Samples
-from erdpaper.dynamics.tangent import move, pull
-from erdpaper.dynamics.terms import Terms, directions, residual, terms
+from erdpaper.dynamics.tangent import move, pullback
+from erdpaper.dynamics.terms import Terms, directions, terms
 
 Signal = Callable[[], Samples]
 
@@ -45,8 +45,8 @@ def descend(model: nn.Module, signal: Signal, lr: float, steps: int) -> None:
     for _ in range(steps):
         batch = signal()
         weight = batch.weight[:, None] / len(batch.x)
-        e = residual(model, batch) + batch.xi
-        move(model, pull(model, batch.x, batch.t, weight * e)[0], -lr)
+        f, back = pullback(model, batch.x, batch.t)
+        move(model, back(weight * (f - batch.bayes + batch.xi)), -lr)
 
 
 def clean(samples: Samples) -> Samples:

@@ -19,30 +19,31 @@ from erdpaper.ntk import Spectrum
 
 
 def coefficients(spectrum: Spectrum, values: Tensor) -> Tensor:
-    """a_j = <values, phi_j> of a function given at the spectrum's points, (N, d) -> (J,) [P 90].
+    """a_j = <values, phi_j> of functions given at the spectrum's points, (..., N, d) -> (..., J).
 
-    All J = N d of them determine the function. ValueError if its shape is not that of an
+    All J = N d of them determine a function [P 90]. ValueError if its shape is not that of an
     eigenfunction.
     """
-    if values.shape != spectrum.functions.shape[1:]:
-        shapes = f"{tuple(values.shape)} and {tuple(spectrum.functions.shape[1:])}"
+    N, d = spectrum.functions.shape[1:]
+    if values.shape[-2:] != (N, d):
+        shapes = f"{tuple(values.shape)} and {(N, d)}"
         raise ValueError(f"a function and the eigenfunctions must have one shape, not {shapes}")
-    return torch.einsum("jnd,nd->j", spectrum.functions, values.double()) / len(values)
+    return values.double().flatten(-2) @ spectrum.functions.flatten(1).T / N
 
 
 def forcing(spectrum: Spectrum, blocks: Tensor, weight: Tensor, xi: Tensor) -> Tensor:
-    """eta_j of a batch, (J,): the drift that the Bayes noise xi of B samples gives to a_j [P 91].
+    """eta_j of batches, (..., J): the drift that the Bayes noise xi gives to a_j [P 91].
 
-    blocks (N, B, d, d) are Theta_0((x_i, lambda), (x_b, lambda_b)) between the spectrum's points
-    and the batch, weight (B,) is M(lambda_b), and xi (B, d) is f*(x_b) - y_b. The batch counts by
-    its mean.
+    weight (..., B) is M(lambda_b) and xi (..., B, d) is f*(x_b) - y_b, of one batch of B samples
+    or of several; a batch counts by its mean. blocks (N, all samples, d, d), batch after batch,
+    are Theta_0((x_i, lambda), (x_b, lambda_b)) between the spectrum's points and the samples.
     """
-    if not (blocks.shape[1] == len(weight) == len(xi)):
-        sizes = f"{blocks.shape[1]}, {len(weight)} and {len(xi)}"
+    if weight.shape != xi.shape[:-1] or blocks.shape[1] != weight.numel():
+        sizes = f"{blocks.shape[1]}, {weight.numel()} and {xi.shape[:-1].numel()}"
         raise ValueError(f"kernel, weights and noise belong to batches of different size: {sizes}")
-    noise = weight.double()[:, None] * xi.double()
-    pushed = torch.einsum("nbde,be->nd", blocks.double(), noise) / len(xi)
-    return -coefficients(spectrum, pushed)
+    noise = weight.double()[..., None] * xi.double() / xi.shape[-2]
+    parts = blocks.double().unflatten(1, weight.shape)
+    return -coefficients(spectrum, torch.einsum("n...bde,...be->...nd", parts, noise))
 
 
 def evolve(start: Tensor, kappa: Tensor, weight: float, eta: Tensor, step: float) -> Tensor:

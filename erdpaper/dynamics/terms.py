@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from erdpaper.dynamics.law import Samples
-from erdpaper.dynamics.tangent import pull, push
+from erdpaper.dynamics.tangent import pullback, pushed
 
 
 class Terms(NamedTuple):
@@ -58,10 +58,10 @@ def directions(model: nn.Module, batch: Samples, r: Tensor | None = None) -> tup
 
     Another r keeps the kernel of this network under the residuals of another.
     """
-    r = residual(model, batch) if r is None else r
+    f, back = pullback(model, batch.x, batch.t)
+    r = f - batch.bayes if r is None else r
     weight = batch.weight[:, None] / len(batch.x)
-    g_r, g_xi = pull(model, batch.x, batch.t, weight * r, weight * batch.xi)
-    return g_r, g_xi
+    return back(weight * r), back(weight * batch.xi)
 
 
 def excess(model: nn.Module, levels: Samples, count: int) -> Tensor:
@@ -78,8 +78,8 @@ def terms(
     r: Tensor | None = None,
 ) -> Terms:
     """The terms at `count` joined noise levels for a step along the directions g = (g_r, g_xi)."""
-    r = residual(model, levels) if r is None else r
-    by_r, by_xi = (push(model, levels.x, levels.t, part) for part in g)
+    (f, by_r), (_, by_xi) = (pushed(model, levels.x, levels.t, part) for part in g)
+    r = f - levels.bayes if r is None else r
 
     def mean(values: Tensor, weight: Tensor | float = 1.0) -> Tensor:
         return (weight * values.sum(-1)).view(count, -1).mean(-1)

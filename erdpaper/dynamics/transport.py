@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from scipy.special import log_ndtr, logsumexp
+from scipy.special import log_ndtr
 from torch import Tensor
 
 _REACH, _NODES, _HALVINGS = 9.0, 1_601, 60
@@ -36,11 +36,11 @@ def _quantile(
     # in the upper half by what lies above, which keeps its digits there
     sign = np.where(z > 0, -1.0, 1.0)
     low, high = spread * z + centres.min(), spread * z + centres.max()
+    asked = log_ndtr(sign * z) + np.log(len(centres))
     for _ in range(_HALVINGS):
         x = (low + high) / 2
-        scaled = sign[:, None] * (x[:, None] - centres) / spread
-        tail = logsumexp(log_ndtr(scaled), axis=1) - np.log(len(centres))
-        above = sign * (tail - log_ndtr(sign * z)) > 0
+        scaled = sign * (x - centres[:, None]) / spread  # (components, nodes)
+        above = sign * (np.logaddexp.reduce(log_ndtr(scaled)) - asked) > 0
         low, high = np.where(above, low, x), np.where(above, x, high)
     return np.asarray((low + high) / 2)
 

@@ -2,10 +2,9 @@
 
 import copy
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from erdpaper import datasets
@@ -16,6 +15,9 @@ from erdpaper.models.autoencoder import Autoencoder, Decoder
 from erdpaper.models.classifier import Classifier
 from erdpaper.schedules import DDPM, VP, Cosine, Linear, Schedule
 from erdpaper.training import Ahead, Held, Labels, Recipe, Source, Stream, Trainer, share
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 SCHEDULES: dict[str, Schedule] = {
     "cosine": Cosine(),
@@ -72,7 +74,7 @@ def build(
     preset: str,
     seed: int = 0,
     steps: int | None = None,
-    accelerator: Accelerator | None = None,
+    accelerator: "Accelerator | None" = None,
     accumulate: int = 1,
     compiled: bool = False,
     recompute: bool = False,

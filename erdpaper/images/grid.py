@@ -6,7 +6,7 @@ repeated skips what is there. When all are there they are collected in data/resu
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from erdpaper import metrics
 from erdpaper.files import write_atomically
 from erdpaper.images import data, measure, probes
 from erdpaper.images.measure import Sampling
-from erdpaper.images.spec import Cell
+from erdpaper.images.spec import CLIP, DROPOUT, WARMUP, Cell
 from erdpaper.images.weighting import MEASURED, NAMES
 from erdpaper.posterior import Empirical, RecoverableSignal, enclose
 from erdpaper.tasks import fill, rounded, write_card
@@ -87,8 +87,8 @@ def sweep() -> list[Cell]:
 def judged(swept: Iterable[dict[str, Any]]) -> list[Cell]:
     """Every weight at the learning rate with the least Fréchet distance.
 
-    Six seeds of the weights that the paper ranks, three of today's practice for v; two of the other
-    reading of ERD and of measured recoverability, which are pooled over the targets.
+    Six seeds of the weights that the paper ranks; two of all others, which are pooled over the
+    targets, and three of today's practice for v.
     """
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for run in swept:
@@ -108,9 +108,8 @@ def judged(swept: Iterable[dict[str, Any]]) -> list[Cell]:
 def _seeds_of(cell: Cell) -> range:
     if cell.weight in PAPER_WEIGHTS:
         return JUDGED_SEEDS
-    if cell.weight in POOLED:
-        return POOLED_SEEDS
-    return PRACTICE_SEEDS if cell.target == "v" else range(0)
+    practised = cell.weight not in POOLED and cell.target == "v"
+    return PRACTICE_SEEDS if practised else POOLED_SEEDS
 
 
 def ladder() -> list[Cell]:
@@ -248,4 +247,9 @@ def everything(work: Path, out: Path, jobs: int) -> None:
     text = "".join(json.dumps(unique[key]) + "\n" for key in sorted(unique))
     write_atomically(out / "runs.jsonl", text)
     trainings = {name: len(lines) for name, lines in found.items()}
-    write_card(out, COMMAND, "training", trainings=trainings)
+    warmup = f"1/{WARMUP} of the steps"
+    recipe = {"optimiser": "AdamW", "warmup": warmup, "clip": CLIP, "label dropout": DROPOUT}
+    samples = {"sweep": SWEEP_SAMPLES, "curve": CURVE_SAMPLES, "final": FINAL_SAMPLES}
+    drawn = asdict(Sampling()) | {"guidance": 1.0, "samples": samples}
+    facts = {"trainings": trainings, "recipe": recipe, "sampling": drawn}
+    write_card(out, COMMAND, "training", **facts)

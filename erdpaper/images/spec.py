@@ -22,7 +22,9 @@ ARCHITECTURES: dict[str, Any] = {
     "DiT-fashion-latent": DiT,
     "UNet-fashion-latent": UNet,
 }
-DROPOUT = 0.1
+DROPOUT, CLIP = 0.1, 1.0
+# the learning rate rises during one of so many parts of a training
+WARMUP = 15
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ class Cell:
             self.steps,
             self.lr,
             self.decay,
-            warmup=self.steps // 15,
+            warmup=self.steps // WARMUP,
             betas=(0.9, self.beta2),
-            clip=1.0,
+            clip=CLIP,
             ema=self.ema,
         )
         loss = weighting.loss(self.weight, self.levels, self.target, self.steps)

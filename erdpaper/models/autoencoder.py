@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 
@@ -42,6 +41,9 @@ class Autoencoder(nn.Module):
         if config.size % (config.fold * 2 ** (levels - 1)):
             raise ValueError(f"images of {config.size} cannot be halved as often as {config} asks")
         self.config = config
+        # imported here, as in `models.unet`
+        from diffusers import AutoencoderKL
+
         # diffusers is typed in part only
         make: Any = AutoencoderKL
         self.kl: Any = make(

@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 
@@ -136,6 +135,9 @@ class UNet(nn.Module):
 
 def _build(config: UNetConfig) -> Any:
     """The network of diffusers with these sizes."""
+    # imported here: it takes seconds, and few of the networks are of this kind
+    from diffusers import UNet2DModel
+
     inside = config.adm or config.biggan
     plain, change = ("Resnet{}sampleBlock2D", "resnet") if inside else ("{}Block2D", "conv")
     levels = range(len(config.widths))

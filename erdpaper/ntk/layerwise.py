@@ -19,7 +19,7 @@ from erdpaper.models.mlp import MLP, scale_factors
 from erdpaper.ntk.points import Points, both, checked, tiled
 
 _CHUNK = 512  # points a side of a tile: products large enough, tiles that stay in cache
-_FEATURE_CHUNK = 64  # points whose width x width matrices are held at once
+_FEATURE_CHUNK = 8  # points whose width x width matrices are held at once, and stay in cache
 
 
 class _Layer(NamedTuple):
@@ -101,7 +101,11 @@ def _sweep(model: MLP, x: Tensor, t: Tensor, readout: bool = True) -> Iterator[_
         weight, bias = scale_factors(hidden[k])
         yield _Layer(entering[k], B, weight**2, bias**2)
         if k:
-            B = (B @ (weight * hidden[k].weight)) * slopes[k - 1][:, None]  # (N, d, width)
+            W = weight * hidden[k].weight
+            # of the features a diagonal one, which needs no product
+            diagonal = not readout and k == len(hidden) - 1
+            B = slopes[k][..., None] * W if diagonal else B @ W
+            B = B * slopes[k - 1][:, None]  # (N, d, width)
 
 
 def _squares(part: _Layer) -> Tensor:

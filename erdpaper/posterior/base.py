@@ -65,6 +65,13 @@ class Posterior(ABC):
     def moments(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Moments:
         """Posterior means of x_0 and eps and the posterior variance of what x_t hides."""
 
+    def endpoints(
+        self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient
+    ) -> tuple[Tensor, Tensor]:
+        """E[x_0 | x_t] and E[eps | x_t], (N, d) each: `moments` without the variance."""
+        moments = self.moments(x_t, alpha, sigma)
+        return moments.x0, moments.eps
+
     @abstractmethod
     def log_density(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
         """log q(x_t), (N,), natural logarithm."""

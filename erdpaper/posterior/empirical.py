@@ -9,6 +9,7 @@ own image in <= floor <= own image out.
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from erdpaper.posterior.base import (
     normal,
     target_variance,
 )
+from erdpaper.posterior.gaussian import Gaussian
 from erdpaper.targets import X0, Coefficient, Target, as_pair, expand, get
 
 _BLOCK_BYTES = 1 << 27
@@ -46,8 +48,14 @@ class _Block(NamedTuple):
     total: Tensor
     nearest: Tensor
 
-    def average(self, values: Tensor) -> Tensor:
-        """Posterior means of values (N, C) given at the training points, (R, C)."""
+    def average(self, values: Tensor, least: float = 0.0) -> Tensor:
+        """Posterior means of values (N, C) given at the training points, (R, C).
+
+        Points whose weight is at most `least` for every query are left out.
+        """
+        few = (self.weights > least).any(0).nonzero().squeeze(-1) if least else ()
+        if 0 < 2 * len(few) < len(values):
+            return self.weights[:, few] @ values[few] / self.total
         return self.weights @ values / self.total
 
     def log_sum(self) -> Tensor:
@@ -113,6 +121,11 @@ class Empirical(Posterior):
         """E ||x_0||^2 over the training set, float64."""
         return self._norms.mean() + self.centre.double().square().sum()
 
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        """The Gaussian with the mean and covariance of the data, float64."""
+        return Gaussian.fitted((self.data + self.centre).double())
+
     def _blocks(
         self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient, exclude: Tensor | None
     ) -> Iterator[_Block]:
@@ -149,6 +162,36 @@ class Empirical(Posterior):
         x0 = torch.cat(means) + self.centre.to(x_t)
         ratio = (a.square() + s.square()) / s.square()
         return Moments(x0, (x_t - a * x0) / s, ratio.reshape(-1) * torch.cat(spreads))
+
+    def endpoints(
+        self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior means of x_0 and eps, (N, d) each, without a look at the variance."""
+        x0 = self.posterior_mean(x_t, alpha, sigma)
+        return x0, X0.to_eps(x0, x_t, alpha, sigma)
+
+    def left_out(
+        self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient, own: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """E[x_0 | x_t] without each query's own image, (N, d), and tr Cov(u2 | x_t) with it, (N,).
+
+        own: one training index per query. The same as `moments` with and without `exclude`, in
+        half of the time: own image and others are put together by how likely each made x_t.
+        """
+        data, norms = self.data.to(x_t), self._norms.to(x_t)
+        means, spreads, done = [], [], 0
+        for block in self._blocks(x_t, alpha, sigma, own):
+            mine = data[own[done : done + len(block.query)].to(x_t.device)]
+            done += len(mine)
+            means.append(block.average(data, torch.finfo(x_t.dtype).eps / len(data)))
+            distance = (block.query - block.a * mine) / block.s
+            odds = -0.5 * distance.square().sum(-1) - block.log_sum()
+            apart = (mine - means[-1]).square().sum(-1)
+            within = block.spread(means[-1], norms)
+            spreads.append((-odds).sigmoid() * (within + odds.sigmoid() * apart))
+        a, s = (expand(c, x_t) for c in as_pair(alpha, sigma))
+        ratio = (a.square() + s.square()) / s.square()
+        return torch.cat(means) + self.centre.to(x_t), ratio.reshape(-1) * torch.cat(spreads)
 
     def posterior_mean(
         self,

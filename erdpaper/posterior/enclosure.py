@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from erdpaper.posterior.base import Estimate
 from erdpaper.posterior.empirical import Empirical
-from erdpaper.posterior.gaussian import Gaussian
 from erdpaper.schedules import signal_and_noise
 
 
@@ -98,15 +97,14 @@ def enclose(
         )
     x0 = posterior.data[index] + posterior.centre
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
-    gaussian = Gaussian.fitted((posterior.data + posterior.centre).double())
+    gaussian = posterior.gaussian
     errors = []
     for level in tqdm(logsnr.tolist(), desc="noise levels", unit="level"):
         alpha, sigma = (
             float(c) for c in signal_and_noise(torch.tensor(level, dtype=torch.float64), "vp")
         )
         x_t = alpha * x0 + sigma * eps
-        seen = posterior.moments(x_t, alpha, sigma).hidden_variance
-        left_out = posterior.moments(x_t, alpha, sigma, exclude=index).x0
+        left_out, seen = posterior.left_out(x_t, alpha, sigma, index)
         linear = gaussian.moments(x_t, alpha, sigma).x0
         # x_t is given, so an error e of x_0 is an error e r / sigma of u2, and r = 1 here
         missed = [((x0 - guess) / sigma).double().square().sum(-1) for guess in (left_out, linear)]

@@ -75,9 +75,10 @@ class GaussianMixture(Posterior):
         tau2 = (a * self.stds.to(x_t)).square() + s.square()
         if bool((tau2 == 0).any()):
             raise ValueError("x_t has no density where sigma = 0 and alpha or a std is 0")
+        # (1, K) where all points are at one level
+        constant = self.weights.to(x_t).log() - self.dim / 2 * (2 * math.pi * tau2).log()
         tau2 = tau2.expand(e.shape[:2])
-        exponent = -0.5 * (e.square().sum(-1) / tau2 + self.dim * (2 * math.pi * tau2).log())
-        return a, s, e, tau2, exponent + self.weights.to(x_t).log()
+        return a, s, e, tau2, constant - 0.5 * e.square().sum(-1) / tau2
 
     def moments(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Moments:
         """Posterior means and hidden variance: what components hide, and which one it is."""
@@ -87,13 +88,30 @@ class GaussianMixture(Posterior):
         pulled = e / tau2[..., None]
         x0_k = self.means.to(x_t) + (a * variance)[..., None] * pulled
         eps_k = s[..., None] * pulled
-        r2 = a.square() + s.square()
-        u2_k = (s[..., None] * x0_k - a[..., None] * eps_k) / r2.sqrt()[..., None]
+        x0, eps = (torch.einsum("nk,nkd->nd", share, part) for part in (x0_k, eps_k))
+        return Moments(x0, eps, self._hidden_at(a, s, e, tau2, share))
+
+    def _hidden_at(self, a: Tensor, s: Tensor, e: Tensor, tau2: Tensor, share: Tensor) -> Tensor:
+        """tr Cov(u2 | x_t), (N,), from `_components` and the components' shares (N, K)."""
+        r2, variance = a.square() + s.square(), self.stds.to(e).square()
+        # E[u2 | x_t, k] = (s mu_k - a s (1 - s_k^2) e / tau_k^2) / r
+        pull = a * (1 - variance) / tau2
+        u2_k = (s / r2.sqrt())[..., None] * (self.means.to(e) - pull[..., None] * e)
         u2 = torch.einsum("nk,nkd->nd", share, u2_k)
         between = (u2_k - u2[:, None]).square().sum(-1)
         within = self.dim * variance * r2 / tau2
-        x0, eps = (torch.einsum("nk,nkd->nd", share, part) for part in (x0_k, eps_k))
-        return Moments(x0, eps, (share * (within + between)).sum(-1))
+        return (share * (within + between)).sum(-1)
+
+    def endpoints(
+        self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior means of x_0 and eps, (N, d) each: e and the means, mixed."""
+        a, s, e, tau2, logits = self._components(x_t, alpha, sigma)
+        share = logits.softmax(-1)
+        pull = share / tau2  # (N, K)
+        gain = a * self.stds.to(x_t).square() * pull  # (N, K)
+        shifts = (gain[..., None] * e).sum(1)
+        return share @ self.means.to(x_t) + shifts, s * (pull[..., None] * e).sum(1)
 
     def score(self, x_t: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
         """The gradient of log q at x_t, (N, d)."""
@@ -121,9 +139,13 @@ class GaussianMixture(Posterior):
         # kept, because all four targets ask for the same number
         if (alpha, sigma) not in self._known:
             self._known[alpha, sigma] = self.average(
-                lambda x: self.moments(x, alpha, sigma).hidden_variance, alpha, sigma
+                lambda x: self._hidden_of(x, alpha, sigma), alpha, sigma
             )
         return self._known[alpha, sigma]
+
+    def _hidden_of(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
+        a, s, e, tau2, logits = self._components(x, alpha, sigma)
+        return self._hidden_at(a, s, e, tau2, logits.softmax(-1))
 
     def entropy(self, alpha: Coefficient, sigma: Coefficient) -> Estimate:
         """Differential entropy of x_t in nats, one noise level."""

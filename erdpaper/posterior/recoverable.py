@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from erdpaper.posterior.base import Posterior
@@ -44,6 +43,9 @@ class RecoverableSignal:
 
     def rms(self, alpha: Coefficient, sigma: Coefficient, target: str | Target) -> Tensor:
         """rho_y at noise levels of any shape, float64."""
+        # imported here: it takes a second, and a posterior is mostly asked for other things
+        from scipy.interpolate import PchipInterpolator
+
         alpha, sigma = (c.double() for c in as_pair(alpha, sigma))
         c_x, c_eps = get(target).coefficients(alpha, sigma)
         levels = (2 * (alpha / sigma).log()).clamp(float(self.logsnr[0]), float(self.logsnr[-1]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from erdpaper import datasets
 from erdpaper.regimes import networks
@@ -146,7 +146,7 @@ def away(value: float, parts: Sequence[float], least: float = 0.02) -> float:
     The interval holds one more of them with probability 99 %; its half-width is at least `least`.
     """
     logs = np.log(np.asarray(parts, dtype=float))
-    quantile = stats.t.ppf(0.995, len(logs) - 1)
+    quantile = stdtrit(len(logs) - 1, 0.995)
     half = quantile * logs.std(ddof=1) * math.sqrt(1 + 1 / len(logs))
     return float(abs(math.log(value) - logs.mean()) / max(half, math.log1p(least)))
 

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from erdpaper import sampling, spectral
@@ -189,7 +189,7 @@ def _farthest(direct: np.ndarray, other: np.ndarray) -> float:
     if square == 0:
         return float(gap / direct.mean())
     freedom = square**2 / sum(p**2 / (len(direct) - 1) for p in parts)
-    return float((gap + stats.t.ppf(0.975, freedom) * np.sqrt(square)) / direct.mean())
+    return float((gap + stdtrit(freedom, 0.975) * np.sqrt(square)) / direct.mean())
 
 
 def _correlations(errors: np.ndarray) -> list[float]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from erdpaper import ntk
 from erdpaper.dynamics import Samples
-from erdpaper.dynamics.terms import residual
 from erdpaper.toys.modes import law_of, stream, untrained
 
 
@@ -39,9 +38,11 @@ def closure(
             draws = stream(seed, 7 + k)
             half = samples // 2
             other = mirrored(law.draw(half, draws) if joint else law.at(logsnr, half, draws))
+            # all targets see the same points, and so share their kernel and what f answers
             if y == targets[0]:
                 blocks = ntk.layerwise(network, (place.x, place.t), (other.x, other.t))
-            pushed = other.weight[:, None] * residual(network, other)
+                f = network(other.x, other.t)
+            pushed = other.weight[:, None] * (f - other.bayes)
             drifts[y].append(torch.einsum("nbde,be->nd", blocks, pushed) / samples)
     found = {}
     for y, (alone, first, second) in drifts.items():

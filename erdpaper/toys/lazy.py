@@ -58,8 +58,8 @@ def drift_of_width(
     before, start = ntk.layerwise(network, data[:2]), _flat(network)
     first = residual(network, data).norm()
     for _ in range(round(time / step)):
-        r = residual(network, data)
-        tangent.move(network, tangent.pull(network, data.x, data.t, r / points)[0], -step)
+        f, back = tangent.pullback(network, data.x, data.t)
+        tangent.move(network, back((f - data.bayes) / points), -step)
     return Moved(
         ntk.drift(before, ntk.layerwise(network, data[:2])),
         float((_flat(network) - start).norm() / start.norm()),

@@ -109,7 +109,8 @@ def fresh(counts: Sequence[int], runs: int, generator: torch.Generator, time: fl
     samples, points = pool(generator), levels(generator)
     limit = network()
     whole = flow.clean(Samples(*(part[:POOL] for part in samples)))
-    finest = 4 * max(counts)
+    # noise sets the distances from it: ten times shorter steps would move it by under 1 % of them
+    finest = max(counts)
     flow.descend(limit, lambda: whole, time / finest, finest)
     goal = torch.cat([p.detach().flatten() for p in limit.parameters()])
     found = Fresh([], [], [], [])

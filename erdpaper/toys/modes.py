@@ -121,17 +121,11 @@ def _forcing(
     for start in range(0, len(points.x), chunk):
         part = slice(start, start + chunk)
         blocks = ntk.layerwise(network, (rows_x, rows_t), (points.x[part], points.t[part]))
-        for y, samples in there.items():
-            pieces = zip(
-                blocks.split(batch, 1),
-                samples.weight[part].split(batch),
-                samples.xi[part].split(batch),
-                strict=True,
-            )
-            for theta, weight, xi in pieces:
-                for k, block in enumerate(theta.split(len(places[0].x))):
-                    rows[y][k].append(modal.forcing(spectra[k], block, weight, xi))
-    return {y: [torch.stack(each) for each in levels] for y, levels in rows.items()}
+        for k, block in enumerate(blocks.split(len(places[0].x))):
+            for y, samples in there.items():
+                drawn = (z[part].unflatten(0, (-1, batch)) for z in (samples.weight, samples.xi))
+                rows[y][k].append(modal.forcing(spectra[k], block, *drawn))
+    return {y: [torch.cat(each) for each in levels] for y, levels in rows.items()}
 
 
 def _run(spectrum: ntk.Spectrum, r: Tensor, weight: float, eta: Tensor, step: float) -> Run:

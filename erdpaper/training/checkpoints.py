@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from erdpaper.files import replacing
 from erdpaper.training import sharding
@@ -139,7 +138,7 @@ def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
     """Where the parameter is, in its order of memory, which the fused AdamW takes for granted."""
     if moment.shape != parameter.shape:
         return moment
-    if isinstance(parameter, DTensor):
+    if sharding.distributed(parameter):
         return sharding.laid_out(moment, parameter)
     return torch.empty_like(parameter, dtype=moment.dtype, device="cpu").copy_(moment)
 

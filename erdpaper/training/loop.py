@@ -15,16 +15,18 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from erdpaper.training import sharding
 from erdpaper.training.batches import Draw, loss_of
 from erdpaper.training.stream import generator_for
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Decay = Literal["constant", "cosine"]
 # the stream of random numbers of a process other than the first
@@ -184,7 +186,7 @@ class Trainer:
         draw: Callable[[int], Any],
         recipe: Recipe,
         loss: Loss = loss_of,
-        accelerator: Accelerator | None = None,
+        accelerator: "Accelerator | None" = None,
     ) -> None:
         if accelerator is not None and accelerator.gradient_accumulation_steps != 1:
             raise ValueError("leave accumulation to the recipe: the accelerator must have none")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
@@ -98,6 +97,9 @@ def encoding_errors(images: Path, encoded: Path, autoencoder: Path) -> dict[str,
     The largest difference over the value, or over a tenth of the root mean square where that is
     larger; of `mean` and of `std`.
     """
+    # imported here, as in `models.unet`
+    from diffusers import AutoencoderKL
+
     paths = sorted(images.glob("*/*.JPEG"))
     pixels = torch.from_numpy(np.stack([np.array(Image.open(path)) for path in paths]))
     network: Any = AutoencoderKL.from_pretrained(autoencoder, use_safetensors=True).eval()

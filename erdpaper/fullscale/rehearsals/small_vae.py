@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import trange
 
@@ -33,6 +32,9 @@ def folder() -> Path:
 
 def untrained(seed: int = 0) -> Any:
     """The network before training, in training mode."""
+    # imported here, as in `models.unet`
+    from diffusers import AutoencoderKL
+
     levels = len(_WIDTHS)
     torch.manual_seed(seed)
     # diffusers is typed in part only

@@ -13,10 +13,13 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 _COUNT = "--nproc_per_node"
 # the commands' own modules, and what torch imports when it first trains
@@ -61,6 +64,23 @@ class Terminal:
         if any(process.exitcode for process in started):
             raise CommandError(f"`{line}` failed: {self._errors()}")
         return (self.folder / _OUT.format(0)).read_text()
+
+    def ask(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What a module's function gives, asked where the commands' libraries are in memory.
+
+        CommandError if it fails; its traceback is on stderr.
+        """
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_answer, args=(theirs, function, arguments))
+        process.start()
+        theirs.close()
+        try:
+            found: T = ours.recv()
+        except EOFError:
+            raise CommandError(f"{function.__name__} failed") from None
+        finally:
+            process.join()
+        return found
 
     def refused(self, line: str) -> str:
         """Run a command that has to be refused; its one sentence. CommandError if it is not."""
@@ -134,6 +154,10 @@ def _environments(processes: int) -> Iterator[dict[str, str]]:
 
 def _nothing() -> None:
     """The first process of a context starts the server."""
+
+
+def _answer(answers: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    answers.send(function(*arguments))
 
 
 def _typed(arguments: list[str], folder: str, environment: dict[str, str], rank: int) -> None:
