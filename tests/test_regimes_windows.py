@@ -122,6 +122,36 @@ def test_states_on_the_way_are_those_that_the_sampler_saw() -> None:
     torch.testing.assert_close(torch.stack(told), seen.endpoints[places])
 
 
+@pytest.mark.parametrize("to", [0, 17, 20, 64])
+def test_a_trajectory_is_what_the_sampler_was_told(to: int) -> None:
+    made, places = tangled("ddpm", 0.3), [4, 17, 40]
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    seen, noise = sampling.Recorder(), torch.Generator().manual_seed(7)
+    inject = injection(made.adversary, 0.3)
+    told = made.times[:to].tolist()
+    hooks = Hooks(on_prediction=lambda x, t, p: seen(x, t, inject(x, t, p) if t in told else p))
+    end = sampling.ddpm(made.denoise, x, COSINE, made.times, noise, hooks=hooks)
+    found = injection_effects.trajectory(made, made.begin(x, 7), to, places)
+    torch.testing.assert_close(found[:-1], seen.endpoints[places])
+    assert torch.equal(found[-1], end)
+
+
+def test_a_level_outside_the_run_is_refused_and_not_moved_into_it() -> None:
+    made = tangled("ddpm", 1.0)
+    assert [made.index(level) for level in (-9.2, -9, -8, 6.75, WHOLE, math.inf)] == [
+        *(0, 0, 4, 63, 63, 64)
+    ]
+    for wrong in (-9.3, 7.1, -math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"lies outside the run, which goes from -9 to 6\.75"):
+            made.index(wrong)
+    table = windows.THESIS
+    later = replace(made, schedule=table, times=even_grid(table))
+    # its first level, -5.36, is a part of a step before the grid
+    assert later.index(float(table.logsnr(1.0))) == 0
+    with pytest.raises(ValueError, match=r"log-SNR -7 lies outside the run, .* from -5\.25 to"):
+        later.index(-7.0)
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_the_switch_of_two_gaussians_is_where_it_is_known_to_be(sampler: str) -> None:
     """After injection up to (alpha, sigma) the mean is m_c + f^k (m_q - m_c).

@@ -66,11 +66,21 @@ class Course:
         return len(self.times) - 1
 
     def index(self, logsnr: float) -> int:
-        """The level of the grid nearest to a log-SNR; `inf` is the end."""
-        levels = self.schedule.logsnr(self.times)
+        """The level of the grid nearest to a log-SNR; `inf` is the end.
+
+        A log-SNR more than a step before the first level, or after the last but the end, raises
+        ValueError.
+        """
         if logsnr == torch.inf:
             return self.end
-        return int((levels[:-1] - logsnr).abs().argmin())
+        levels = self.schedule.logsnr(self.times)[:-1]
+        first, last = float(levels[0]), float(levels[-1])
+        before, after = float(levels[1]) - first, last - float(levels[-2])
+        if not first - before <= logsnr <= last + after:
+            raise ValueError(
+                f"log-SNR {logsnr:g} lies outside the run, which goes from {first:g} to {last:g}"
+            )
+        return int((levels - logsnr).abs().argmin())
 
     def begin(self, x: Tensor, seed: int) -> Stop:
         """At the first level, with the noise of a seed for all that follows."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from erdpaper.guidance import combine
 from erdpaper.regimes import outcomes
-from erdpaper.regimes.course import Course
+from erdpaper.regimes.course import Course, Stop
 from erdpaper.regimes.injected import encoded
 from erdpaper.regimes.injection_arm import Result, Runs
 from erdpaper.regimes.outcomes import Judged
@@ -91,6 +91,21 @@ def endpoint(made: Course, x: Tensor, index: int) -> Tensor:
     """The endpoint estimate that the sampler is told at a level while all is injected."""
     t = float(made.times[index])
     return combine(made.denoise(x, t), made.adversary(x, t), made.strength).x0
+
+
+def trajectory(made: Course, start: Stop, to: int, places: list[int]) -> Tensor:
+    """Endpoint estimates at rising levels below the end, and last the samples, (K + 1, N, ...).
+
+    Injected from the start on down to level `to`, and plain from there.
+    """
+    here, found = start, []
+    for k in sorted({to, *places}):
+        here = made.run(here, k, inject=k <= to)
+        if k in places:
+            t = float(made.times[k])
+            told = endpoint(made, here.x, k) if k < to else made.denoise(here.x, t).x0
+            found.append(told)
+    return torch.stack([*found, made.run(here, made.end).x])
 
 
 def decided(runs: Runs, made: Course, final: Judged) -> list[float]:
