@@ -51,6 +51,8 @@ NUMBERED = {
         *("1.1", *counted("2.", 10), *counted("3.", 8)),
         *(*counted("A.", 3), *counted("B.", 11)),
     ],
+    # sentences in their order: contributions, limitations, conclusions
+    ("thesis", "statement"): [*counted("1.2.", 5), *counted("3.5.", 12), *counted("4.", 10)],
 }
 
 
