@@ -1,7 +1,7 @@
 """Commands as a lab would type them, each in processes of its own, for a rehearsal at small scale.
 
 `erdpaper ...` runs as `python -m erdpaper ...` does, and `torchrun --standalone --nproc_per_node 2
--m erdpaper ...` as two processes that find each other as under that launcher. What differs is
+-m -- erdpaper ...` as two processes that find each other as under that launcher. What differs is
 speed: they are forked from one process that has the libraries in memory, since importing them anew
 would cost ten seconds a command.
 """
@@ -22,11 +22,13 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 
 _COUNT = "--nproc_per_node"
-# the commands' own modules, and what torch imports when it first trains
+# without the dashes torchrun would take --run for one of its own
+_MODULE = ["-m", "--", "erdpaper"]
+# the commands' own modules, what they import when they need it, and what torch does when it trains
 _PRELOADED = [
     *("erdpaper.fullscale.encoding.encode", "erdpaper.fullscale.plan", "erdpaper.fullscale.train"),
     *("erdpaper.fullscale.sampling.generate", "erdpaper.fullscale.evaluation.evaluate"),
-    "torch._dynamo",
+    *("diffusers.models.autoencoders.autoencoder_kl", "torch._dynamo"),
 ]
 _POLL = 0.005  # seconds
 # what process N of a command printed
@@ -130,12 +132,12 @@ def _parsed(line: str) -> _Line:
     words = shlex.split(line)
     if words[:1] == ["erdpaper"]:
         return _Line(words[1:], 1)
-    if words[:1] != ["torchrun"] or words[4:6] != ["-m", "erdpaper"] or words[2] != _COUNT:
+    if words[:1] != ["torchrun"] or words[4:7] != _MODULE or words[2] != _COUNT:
         raise ValueError(
-            f"a command begins with erdpaper or torchrun --standalone {_COUNT} N -m erdpaper, "
+            f"a command begins with erdpaper or torchrun --standalone {_COUNT} N -m -- erdpaper, "
             f"not {line!r}"
         )
-    return _Line(words[6:], int(words[3]))
+    return _Line(words[7:], int(words[3]))
 
 
 def _environments(processes: int) -> Iterator[dict[str, str]]:
