@@ -70,18 +70,20 @@ class Terminal:
     def ask(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a module's function gives, asked where the commands' libraries are in memory.
 
-        CommandError if it fails; its traceback is on stderr.
+        CommandError with the reason if it fails.
         """
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_answer, args=(theirs, function, arguments))
         process.start()
         theirs.close()
+        found: T
         try:
-            found: T = ours.recv()
+            found, wrong = ours.recv()
         except EOFError:
-            raise CommandError(f"{function.__name__} failed") from None
-        finally:
-            process.join()
+            wrong = "its process ended without a word"
+        process.join()
+        if wrong:
+            raise CommandError(f"{function.__name__} failed: {wrong}")
         return found
 
     def refused(self, line: str) -> str:
@@ -159,7 +161,10 @@ def _nothing() -> None:
 
 
 def _answer(answers: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    answers.send(function(*arguments))
+    try:
+        answers.send((function(*arguments), ""))
+    except Exception as error:
+        answers.send((None, f"{type(error).__name__}: {error}"))
 
 
 def _typed(arguments: list[str], folder: str, environment: dict[str, str], rank: int) -> None:
