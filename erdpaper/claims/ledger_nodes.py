@@ -12,7 +12,7 @@ from erdpaper.claims.verdicts import CLASSES, SYMBOLS
 LinkTo = Callable[[Row], str | None]
 
 # heading and relative width of each column
-_COLUMNS = {"Claim": 28, "Verdict": 22, "Measured": 38, "Required": 12}
+_COLUMNS = {"Claim": 28, "Verdict": 26, "Measured": 34, "Required": 12}
 _TITLES = {
     "paper": "of the paper",
     "thesis": "of the thesis",
