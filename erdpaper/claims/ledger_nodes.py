@@ -12,7 +12,7 @@ from erdpaper.claims.verdicts import CLASSES, SYMBOLS
 LinkTo = Callable[[Row], str | None]
 
 # heading and relative width of each column
-_COLUMNS = {"Claim": 28, "Verdict": 26, "Measured": 34, "Required": 12}
+_COLUMNS = {"Claim": 28, "Verdict": 22, "Measured": 38, "Required": 12}
 _TITLES = {
     "paper": "of the paper",
     "thesis": "of the thesis",
@@ -42,6 +42,7 @@ def text_nodes(text: str) -> list[nodes.Node]:
 
 def ledger_nodes(rows: Sequence[Row], link_to: LinkTo) -> list[nodes.Node]:
     """The counts by verdict, then the table of all rows."""
+    # docutils' word for a table whose columns have the given widths
     table = nodes.table(classes=["claims-ledger", "colwidths-given"])
     group = nodes.tgroup(cols=len(_COLUMNS))
     group += [nodes.colspec(colwidth=width) for width in _COLUMNS.values()]
