@@ -11,7 +11,6 @@ from tqdm import tqdm
 from erdpaper.images import build
 from erdpaper.training import Precision, Record, RunFolder, engine
 
-
 # what an interruption can cost, in steps
 _EVERY = 200
 
