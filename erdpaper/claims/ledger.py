@@ -95,7 +95,7 @@ def counts(rows: Sequence[Row]) -> dict[str, int]:
 def as_json(rows: Sequence[Row]) -> str:
     """The machine-readable copy: counts by verdict, then one object per row."""
     content = {"counts": counts(rows), "rows": [_as_dict(row) for row in rows]}
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def _as_dict(row: Row) -> dict[str, Any]:
