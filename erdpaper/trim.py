@@ -2,7 +2,8 @@
 
 What no page asks for is left out: maps to the sources of scripts and styles, the translations of
 the theme's words, which are in the pages already, fonts for browsers from before woff2, Fraktur,
-and the white space of the notebooks that can be downloaded. Entries of a bibliography get the role that replaced `doc-biblioentry`, an item of the list.
+and the white space of the notebooks that can be downloaded.
+Entries of a bibliography get the role that replaced `doc-biblioentry`, an item of the list.
 """
 
 import json
