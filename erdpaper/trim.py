@@ -1,17 +1,23 @@
 """Sphinx extension: tidy what Sphinx and its theme bring into the built book.
 
 What no page asks for is left out: maps to the sources of scripts and styles, the translations of
-the theme's words, which are in the pages already, and fonts for browsers from before woff2.
+the theme's words, which are in the pages already, fonts for browsers from before woff2, Fraktur,
+and the white space of the notebooks that can be downloaded.
 Entries of a bibliography get the role that replaced `doc-biblioentry`, an item of the list.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 
-_PATTERNS = ("**/*.map", "vendor/fontawesome/*/webfonts/*.ttf")
+_PATTERNS = (
+    "**/*.map",
+    "vendor/fontawesome/*/webfonts/*.ttf",
+    "mathjax/**/MathJax_Fraktur-*.woff",
+)
 
 
 def trim(static: Path) -> None:
@@ -21,9 +27,18 @@ def trim(static: Path) -> None:
     shutil.rmtree(static / "locales", ignore_errors=True)
 
 
+def shorten(sources: Path) -> None:
+    """Write the notebooks of a folder without white space between their parts."""
+    for path in sources.rglob("*.ipynb"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        path.write_text(text + "\n", encoding="utf-8")
+
+
 def _trim_build(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         trim(Path(app.outdir) / "_static")
+        shorten(Path(app.outdir) / "_sources")
 
 
 def with_list_items(body: str) -> str:

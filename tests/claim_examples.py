@@ -23,6 +23,7 @@ SINGLE = {**ENTRY, "id": "02.single", "cases": ["all"], "measure": "gap, in nats
 INTERVAL = {**ENTRY, "id": "05.range", "notebook": "05_erd", "comparator": "between"}
 INTERVAL |= {"threshold": [-1, 2], "cases": [f"case {n}" for n in range(6)], "document": "thesis"}
 INTERVAL |= {"note": "Said of $t > 0$ only."}
+SCALES = {"02_elbo": "four points, one seed", "05_erd": "formulas; no network"}
 
 
 def data_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -35,14 +36,21 @@ def data_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def write_claims(folder: Path, listed: object) -> None:
-    """Write a claims.yml of these entries."""
+def write_claims(folder: Path, listed: list[dict[str, Any]]) -> None:
+    """Write a claims.yml of these entries, and the scales of their notebooks."""
     (folder / "claims.yml").write_text(yaml.safe_dump(listed), encoding="utf-8")
+    named = {entry["notebook"] for entry in listed if "notebook" in entry}
+    write_scales(folder, {name: scale for name, scale in SCALES.items() if name in named})
+
+
+def write_scales(folder: Path, scales: object) -> None:
+    """Write a scales.yml."""
+    (folder / "scales.yml").write_text(yaml.safe_dump(scales), encoding="utf-8")
 
 
 def claim(**changes: Any) -> Claim:
     """The first claim with some fields changed."""
-    fields = {**ENTRY, **changes}
+    fields = {**ENTRY, "scale": SCALES["02_elbo"], **changes}
     fields["cases"] = tuple(fields["cases"])
     if isinstance(fields["threshold"], list):
         fields["threshold"] = tuple(fields["threshold"])

@@ -5,9 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from claim_examples import ENTRY, SINGLE, claim, data_folder, refusal, write_claims
+import yaml
+from claim_examples import (
+    ENTRY,
+    INTERVAL,
+    SCALES,
+    SINGLE,
+    claim,
+    data_folder,
+    refusal,
+    write_claims,
+    write_scales,
+)
 
 from erdpaper import claims
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -64,6 +77,73 @@ def test_bad_entries_are_named_in_one_sentence(data: Path, case: str) -> None:
     assert expected in message and repr(changes.get("id", "02.floor")) in message
 
 
+# ---------------------------------------------------------------- scales
+
+
+def test_a_claim_has_the_scale_of_its_notebook_or_its_own(data: Path) -> None:
+    own = {**SINGLE, "scale": "a table as it is\n  printed"}
+    write_claims(data, [ENTRY, own, INTERVAL])
+    assert {id: claim.scale for id, claim in claims.load(data).items()} == {
+        "02.floor": "four points, one seed",
+        "02.single": "a table as it is printed",
+        "05.range": "formulas; no network",
+    }
+
+
+def test_a_scale_is_given_for_each_notebook_with_claims_and_no_other(data: Path) -> None:
+    write_scales(data, {"02_elbo": "four points"})
+    assert refusal(lambda: claims.load(data)) == (
+        "claim '05.range': scales.yml has no scale of the notebook '05_erd'"
+    )
+    write_scales(data, {**SCALES, "03_ntk": "four points"})
+    assert refusal(lambda: claims.load(data)) == (
+        "scales.yml names '03_ntk', of which claims.yml has no claim"
+    )
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        (None, "scale must be a text that is not empty, not None"),
+        (" ", "scale must be a text that is not empty, not ' '"),
+        (64, "scale must be a text that is not empty, not 64"),
+        ("x" * 91, "scale has 91 characters, at most 90 fit"),
+    ],
+)
+def test_bad_scales_are_named_in_one_sentence(data: Path, scale: object, expected: str) -> None:
+    write_scales(data, {**SCALES, "02_elbo": scale})
+    assert refusal(lambda: claims.load(data)) == f"notebook '02_elbo': {expected}"
+    write_claims(data, [ENTRY, {**SINGLE, "scale": scale}, INTERVAL])
+    assert refusal(lambda: claims.load(data)) == f"claim '02.single': {expected}"
+
+
+def test_files_that_are_no_scales(data: Path) -> None:
+    path = data / "scales.yml"
+    for text, expected in [
+        ("- 02_elbo", "must map each notebook to the scale of its verdicts"),
+        ("02_elbo: a\n02_elbo: b", "repeated key '02_elbo'"),
+    ]:
+        path.write_text(text)
+        assert expected in refusal(lambda: claims.load(data))
+    path.unlink()
+    assert refusal(lambda: claims.load(data)) == (
+        f"{path} is missing; it gives the scale of each notebook's verdicts"
+    )
+
+
+def test_every_notebook_of_the_book_has_a_scale() -> None:
+    found = yaml.safe_load((ROOT / "data" / "scales.yml").read_text(encoding="utf-8"))
+    assert found.keys() == {path.stem for path in (ROOT / "notebooks").glob("*.md")}
+    listed = claims.load(ROOT / "data")
+    # what is about printed numbers or waits for a lab does not read like a measurement of ours
+    assert "printed tables" in listed["08.fid-without-guidance"].scale
+    assert "waits for a lab" in listed["08.run-weights"].scale
+    assert "no FID" in listed["07.erd-lowest"].scale
+
+
+# ---------------------------------------------------------------- entries that are refused
+
+
 @pytest.mark.parametrize("key", ENTRY)
 def test_missing_keys(data: Path, key: str) -> None:
     write_claims(data, [SINGLE, {k: v for k, v in ENTRY.items() if k != key}])
@@ -76,6 +156,9 @@ def test_entries_that_clash(data: Path) -> None:
     assert "'02.floor' is listed twice" in refusal(lambda: claims.load(data))
     write_claims(data, [ENTRY, {**ENTRY, "id": "02-floor"}])
     assert "claims '02.floor' and '02-floor' share an anchor" in refusal(lambda: claims.load(data))
+
+
+# ---------------------------------------------------------------- files
 
 
 def test_files_that_are_no_list_of_claims(data: Path) -> None:

@@ -57,6 +57,10 @@ def test_ledger_as_json(data: Path) -> None:
     assert first["anchor"] == "claim-02-floor" and first["threshold"] == 0.1
     assert last["profile"] is None and last["values"] is None and last["threshold"] == [-1, 2]
     assert content["rows"][2]["published"] == 3
+    assert [row["scale"] for row in content["rows"]] == [
+        *["four points, one seed"] * 3,
+        "formulas; no network",
+    ]
 
 
 def test_notes_are_in_the_machine_readable_copy(data: Path) -> None:
@@ -69,12 +73,14 @@ def test_ledger_as_text(data: Path) -> None:
     fill(data)
     lines = ledger.as_text(ledger.rows(data)).splitlines()
     assert re.split(r"  +", lines[0]) == [
-        *("claim", "profile", "verdict", "worst value", "passed", "required")
+        *("claim", "profile", "verdict", "worst value", "passed", "required", "scale")
     ]
     assert lines[1].split("  ")[0] == "02.floor"
     assert "◐ holds in part" in lines[1] and "0.2" in lines[1] and "2 of 3 cases" in lines[1]
     assert "0.05 ± 0.001" in lines[2] and "1 case" not in lines[2]
     assert "○ not run here" in lines[4] and "between -1 and 2" in lines[4]
+    assert lines[1].endswith("  four points, one seed")
+    assert lines[4].endswith("  formulas; no network")
     assert lines[-1] == "3 claims: 1 holds in part, 1 does not hold, 1 not run here"
 
 

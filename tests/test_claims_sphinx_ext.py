@@ -133,8 +133,10 @@ def test_ledger_page_shows_counts_and_rows(built: Book) -> None:
     assert "Paper, Lemma 3.2, C.1 The floor bounds the loss: " in text
     assert r"\(l \ge l^\star\)" in text
     assert "0.235 worst case: vp 2 of 3 cases at most 0.1" in text
-    assert "02.single ✓ holds profile gpu device cpu 0.05 ± 0.01 published: 3 gap, in nats" in text
-    assert "between -1 and 2" in text
+    how = "profile gpu, device cpu scale: four points, one seed"
+    assert f"02.single ✓ holds {how} 0.05 ± 0.01 published: 3 gap, in nats" in text
+    # a claim that waits for its run has a scale too
+    assert "05.range ○ not run here scale: formulas; no network between -1 and 2" in text
     note = r"Said of \\\(t &gt; 0\\\) only\. 05\.range "
     assert re.search(r"bounds the loss: \\\(l .{,40} " + note, text)
 

@@ -29,6 +29,7 @@ CLAIM = """
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     root = repository(tmp_path / "repository", n01_one="1")
     (root / "data" / "claims.yml").write_text(CLAIM)
+    (root / "data" / "scales.yml").write_text("01_one: two numbers\n")
     monkeypatch.setenv("ERDPAPER_DATA", str(root / "data"))
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 

@@ -110,3 +110,17 @@ def test_total_variation_counts_what_must_move() -> None:
     assert float(weights.total_variation(first, second)) == pytest.approx(0.5)
     assert float(weights.total_variation(first, 3 * first)) == pytest.approx(0.0)
     assert float(weights.total_variation(first, first.flip(0))) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("logsnr", [-6.0, -1.0, 1.0, 6.0])
+def test_left_out_is_the_moments_with_and_without_the_own_image(logsnr: float) -> None:
+    data = torch.randn(300, 5, dtype=torch.float64, generator=generator(3))
+    law, own = posterior.Empirical(data), torch.arange(0, 300, 7)
+    alpha, sigma = (float(c) for c in signal_and_noise(torch.tensor(logsnr).double(), "vp"))
+    noise = torch.randn(len(own), 5, dtype=torch.float64, generator=generator(4))
+    x_t = alpha * data[own] + sigma * noise
+    mean, hidden = law.left_out(x_t, alpha, sigma, own)
+    others = law.moments(x_t, alpha, sigma, exclude=own)
+    torch.testing.assert_close(mean, others.x0, rtol=0, atol=1e-9)
+    whole = law.moments(x_t, alpha, sigma).hidden_variance
+    torch.testing.assert_close(hidden, whole, rtol=1e-9, atol=1e-9)

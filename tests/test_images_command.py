@@ -18,7 +18,7 @@ from fresh_process import fresh_process
 from safetensors.torch import load_file
 
 from erdpaper.cli import main
-from erdpaper.images import weighting
+from erdpaper.images import command, weighting
 from erdpaper.images.presets import PRESETS
 from erdpaper.models.dit import DiT
 from erdpaper.schedules import Cosine
@@ -89,6 +89,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 # ---------------------------------------------------------------- one run
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1, 1), (50, 10), (1_000, 200), (30_000, 200)])
+def test_a_short_run_has_checkpoints_too(tmp_path: Path, steps: int, every: int) -> None:
+    asked = command.Request("fashion-dit", tmp_path, steps=steps, cpu=True)
+    assert command._prepared(asked, None)[0].every == every
 
 
 def test_every_setting_is_written_beside_the_run(whole: Path) -> None:

@@ -218,8 +218,8 @@ def test_models_and_weighting_are_told_where_to_work(
     kept = tmp_path / "data" / "results" / "07_weighting_on_images"
     assert seen == [
         (tmp_path / "runs" / "train",),
-        (work, kept, os.cpu_count() or 1, False),
-        (work, Path("here"), 3, False),
+        (work, kept, os.cpu_count() or 1),
+        (work, Path("here"), 3),
     ]
     assert CliRunner().invoke(main, ["weighting", "--jobs", "0"]).exit_code == 2
 

@@ -42,6 +42,7 @@ GOOD = {
 @pytest.fixture(autouse=True)
 def _book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "claims.yml").write_text(CLAIMS)
+    (tmp_path / "scales.yml").write_text("90_example: two numbers\n")
     monkeypatch.setenv("ERDPAPER_DATA", str(tmp_path))
     monkeypatch.setenv("ERDPAPER_CLAIMS_DIR", str(tmp_path / "records"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -1,14 +1,16 @@
 """What no page asks for goes, and everything else stays."""
 
+import json
 from pathlib import Path
 
-from erdpaper.trim import trim, with_list_items
+from erdpaper.trim import shorten, trim, with_list_items
 
 
 def test_only_maps_translations_and_old_fonts_go(tmp_path: Path) -> None:
     fonts = "vendor/fontawesome/6.5.2/webfonts/fa-solid-900"
     kept = {"scripts/bootstrap.js", "styles/theme.css", f"{fonts}.woff2", "mathjax/a.woff"}
     gone = {"scripts/bootstrap.js.map", "styles/theme.css.map", f"{fonts}.ttf", "locales/de/x.mo"}
+    gone.add("mathjax/woff-v2/MathJax_Fraktur-Bold.woff")
     for name in kept | gone:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,3 +23,13 @@ def test_only_maps_translations_and_old_fonts_go(tmp_path: Path) -> None:
 def test_entries_of_a_bibliography_are_items_of_a_list() -> None:
     entry = '<div class="citation" id="a" role="{}">A. Author</div>'
     assert with_list_items(entry.format("doc-biblioentry")) == entry.format("listitem")
+
+
+def test_notebooks_lose_white_space_alone(tmp_path: Path) -> None:
+    content = {"cells": [{"source": ["a = 'ä  b'\n"], "outputs": []}], "nbformat": 4}
+    path = tmp_path / "notebooks" / "a.ipynb"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content, indent=1))
+    shorten(tmp_path)
+    assert json.loads(path.read_text()) == content
+    assert ": " not in path.read_text() and "ä  b" in path.read_text()

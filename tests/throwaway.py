@@ -30,6 +30,7 @@ def repository(root: Path, **notebooks: str) -> Path:
     """Make a repository below root; each keyword names a notebook whose last cell is given."""
     (root / "data").mkdir(parents=True)
     (root / "data" / "claims.yml").write_text("[]\n")
+    (root / "data" / "scales.yml").write_text("{}\n")
     (root / "notebooks").mkdir()
     for name, code in notebooks.items():
         source = HEAD + cell(PARAMETERS, "parameters") + cell(code)

@@ -14,6 +14,7 @@ from typing import Any
 
 from erdpaper.claims import entries
 from erdpaper.claims.entries import Claim
+from erdpaper.claims.reading import read_yaml
 
 DOCUMENTS = ("paper", "thesis")
 KINDS = ("equation", "statement", "figure", "table")
@@ -66,7 +67,7 @@ def load(data_dir: Path, chapters: Collection[str]) -> list[Item]:
     for a gap in a document's numbering; ClaimError if claims.yml is not valid.
     """
     path = data_dir / "coverage.yml"
-    content = entries.read_yaml(path, "it lists the documents' items", CoverageError)
+    content = read_yaml(path, "it lists the documents' items", CoverageError)
     if not isinstance(content, dict):
         raise CoverageError(f"{path} must be a mapping of documents to their kinds")
     known = _Known(chapters, entries.load(data_dir))

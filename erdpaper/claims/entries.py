@@ -1,18 +1,16 @@
-"""The entries of data/claims.yml and their validation: one clear sentence per mistake."""
+"""The entries of data/claims.yml and their validation: one clear sentence per mistake.
+
+`data/scales.yml` beside it says of each notebook on what its verdicts were reached.
+"""
 
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-try:  # libyaml reads the claims ten times faster, where PyYAML was built with it
-    from yaml import CSafeLoader as _SafeLoader
-except ImportError:
-    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+from erdpaper.claims.reading import read_yaml
 
 COMPARATORS = ("at_most", "at_least", "between")
 DOCUMENTS = {"paper": "Paper", "thesis": "Thesis", "book": "Book"}
@@ -27,9 +25,11 @@ _REQUIRED = (
     "comparator",
     "threshold",
 )
-_OPTIONAL = ("measure", "published", "noise", "note")
+_OPTIONAL = ("measure", "published", "noise", "note", "scale")
 _ID = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 _NOTEBOOK = re.compile(r"[A-Za-z0-9_]+")
+# so that it adds a line or two to a row of the ledger
+_SCALE_LENGTH = 90
 
 
 class ClaimError(ValueError):
@@ -45,6 +45,7 @@ class Claim:
     measure: which number is measured, with its unit.  published: what the document prints.
     noise: magnitude below which a value is rounding error and shown as "< noise", 1e-9 if absent.
     note: what a reader of the verdict should know.  statement and note may hold $math$.
+    scale: on what the verdict is reached (data, networks, seeds), the notebook's if not its own.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Claim:
     cases: tuple[str, ...]
     comparator: str
     threshold: float | tuple[float, float]
+    scale: str
     measure: str | None = None
     published: str | float | None = None
     noise: float | None = None
@@ -71,54 +73,52 @@ class Claim:
         return f"{DOCUMENTS[self.document]}, {self.number}"
 
 
-def read_yaml(path: Path, what: str, error: type[ValueError]) -> Any:
-    """The content of a file of ours; an error is one sentence, which says what a missing one is."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except FileNotFoundError:
-        raise error(f"{path} is missing; {what}") from None
-    except yaml.YAMLError as found:
-        raise error(f"{path} is not valid YAML: {' '.join(str(found).split())}") from None
-
-
 def load(data_dir: Path) -> dict[str, Claim]:
     """Read and validate `claims.yml` of a data folder; id -> Claim in the file's order.
 
-    Raises ClaimError, one sentence naming the entry, for a file or entry that is not valid.
+    Raises ClaimError, one sentence naming the entry, for a file or entry that is not valid, and
+    for a `scales.yml` that does not say of every notebook with claims, and no other, its scale.
     """
     path = data_dir / "claims.yml"
     entries = read_yaml(path, "it states the claims", ClaimError)
     if not isinstance(entries, list):
         raise ClaimError(f"{path} must be a list of claims")
+    scales = _scales(data_dir / "scales.yml")
     claims: dict[str, Claim] = {}
     anchors: dict[str, str] = {}
     for position, entry in enumerate(entries, start=1):
-        claim = _claim(entry, position)
+        claim = _claim(entry, position, scales)
         if claim.id in claims:
             raise ClaimError(f"claim {claim.id!r} is listed twice in claims.yml")
         if claim.anchor in anchors:
             raise ClaimError(f"claims {anchors[claim.anchor]!r} and {claim.id!r} share an anchor")
         claims[claim.id] = claim
         anchors[claim.anchor] = claim.id
+    stated = {claim.notebook for claim in claims.values()}
+    for notebook in scales:
+        if notebook not in stated:
+            raise ClaimError(f"scales.yml names {notebook!r}, of which claims.yml has no claim")
     return claims
 
 
-class _UniqueKeys(_SafeLoader):
-    """PyYAML lets a repeated key silently win; here it is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """The mapping of a node; ConstructorError if a key is repeated."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
-            mark = node.start_mark
-            raise yaml.constructor.ConstructorError(
-                None, None, f"repeated key {twice.pop()!r}", mark
-            )
-        return super().construct_mapping(node, deep=deep)
+def _scales(path: Path) -> dict[str, str]:
+    """Notebook -> the scale of its verdicts."""
+    content = read_yaml(path, "it gives the scale of each notebook's verdicts", ClaimError)
+    if not isinstance(content, dict):
+        raise ClaimError(f"{path} must map each notebook to the scale of its verdicts")
+    return {notebook: _scale(f"notebook {notebook!r}", text) for notebook, text in content.items()}
 
 
-def _claim(entry: object, position: int) -> Claim:
+def _scale(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ClaimError(f"{name}: scale must be a text that is not empty, not {value!r}")
+    text = " ".join(value.split())
+    if len(text) > _SCALE_LENGTH:
+        raise ClaimError(f"{name}: scale has {len(text)} characters, at most {_SCALE_LENGTH} fit")
+    return text
+
+
+def _claim(entry: object, position: int, scales: Mapping[str, str]) -> Claim:
     """One validated entry; errors name it by its id, or by its position where it has none."""
     if not isinstance(entry, Mapping):
         raise ClaimError(f"entry {position} of claims.yml must be a mapping of keys to values")
@@ -130,6 +130,8 @@ def _claim(entry: object, position: int) -> Claim:
         if key not in _REQUIRED + _OPTIONAL:
             raise ClaimError(f"{name} has the unknown key {key!r}")
     _check_texts(name, entry)
+    if entry["notebook"] not in scales:
+        raise ClaimError(f"{name}: scales.yml has no scale of the notebook {entry['notebook']!r}")
     return Claim(
         id=entry["id"],
         document=entry["document"],
@@ -139,6 +141,7 @@ def _claim(entry: object, position: int) -> Claim:
         cases=_cases(name, entry["cases"]),
         comparator=entry["comparator"],
         threshold=_threshold(name, entry["comparator"], entry["threshold"]),
+        scale=_scale(name, entry.get("scale", scales[entry["notebook"]])),
         measure=entry.get("measure"),
         published=_published(name, entry.get("published")),
         noise=_noise(name, entry.get("noise")),

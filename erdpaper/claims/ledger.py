@@ -95,7 +95,7 @@ def counts(rows: Sequence[Row]) -> dict[str, int]:
 def as_json(rows: Sequence[Row]) -> str:
     """The machine-readable copy: counts by verdict, then one object per row."""
     content = {"counts": counts(rows), "rows": [_as_dict(row) for row in rows]}
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def _as_dict(row: Row) -> dict[str, Any]:
@@ -114,6 +114,7 @@ def _as_dict(row: Row) -> dict[str, Any]:
         "measure": claim.measure,
         "published": claim.published,
         "noise": claim.noise,
+        "scale": claim.scale,
         "profile": row.profile,
         "verdict": row.verdict_name,
         "worst": verdict.worst if verdict else None,
@@ -141,8 +142,8 @@ def passed_text(row: Row) -> str:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """A plain table for the terminal: id, profile, verdict, worst value, cases, criterion."""
-    header = ("claim", "profile", "verdict", "worst value", "passed", "required")
+    """A plain table for the terminal: id, profile, verdict, worst value, cases, rule, scale."""
+    header = ("claim", "profile", "verdict", "worst value", "passed", "required", "scale")
     table = [header] + [
         (
             row.claim.id,
@@ -151,6 +152,7 @@ def as_text(rows: Sequence[Row]) -> str:
             worst_text(row),
             passed_text(row),
             criterion(row.claim),
+            row.claim.scale,
         )
         for row in rows
     ]

@@ -12,7 +12,7 @@ from erdpaper.claims.verdicts import CLASSES, SYMBOLS
 LinkTo = Callable[[Row], str | None]
 
 # heading and relative width of each column
-_COLUMNS = {"Claim": 38, "Verdict": 18, "Measured": 28, "Required": 16}
+_COLUMNS = {"Claim": 28, "Verdict": 22, "Measured": 38, "Required": 12}
 _TITLES = {
     "paper": "of the paper",
     "thesis": "of the thesis",
@@ -42,7 +42,8 @@ def text_nodes(text: str) -> list[nodes.Node]:
 
 def ledger_nodes(rows: Sequence[Row], link_to: LinkTo) -> list[nodes.Node]:
     """The counts by verdict, then the table of all rows."""
-    table = nodes.table(classes=["claims-ledger"])
+    # docutils' word for a table whose columns have the given widths
+    table = nodes.table(classes=["claims-ledger", "colwidths-given"])
     group = nodes.tgroup(cols=len(_COLUMNS))
     group += [nodes.colspec(colwidth=width) for width in _COLUMNS.values()]
     group += nodes.thead("", _row([[nodes.paragraph("", name)] for name in _COLUMNS]))
@@ -89,7 +90,8 @@ def _cells(row: Row, link: str | None) -> list[list[nodes.Node]]:
     measured = [worst_text(row)] if verdict else []
     if verdict and len(claim.cases) > 1:
         measured += [f"worst case: {verdict.worst}", passed_text(row)]
-    run = [f"profile {row.profile}", f"device {row.device}"] if verdict else []
+    run = [f"profile {row.profile}, device {row.device}"] if verdict else []
+    run.append(f"scale: {claim.scale}")
     name = nodes.literal("", claim.id)
     page = nodes.reference("", "", name, internal=True, refuri=link) if link else name
     if claim.published is not None:

@@ -28,7 +28,11 @@ from erdpaper.cli.base import Refusal, cpu, data_dir, precision, say
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the run [default: runs/train/PRESET beside the data folder].",
 )
-@click.option("--every", default=200, show_default=True, help="Steps between checkpoints.")
+@click.option(
+    "--every",
+    type=int,
+    help="Steps between checkpoints [default: a fifth of the run, at most 200].",
+)
 @click.option("--accumulate", default=1, show_default=True, help="Parts of a batch, one at a time.")
 @precision
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network first.")

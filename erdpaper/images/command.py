@@ -11,18 +11,22 @@ from tqdm import tqdm
 from erdpaper.images import build
 from erdpaper.training import Precision, Record, RunFolder, engine
 
+# what an interruption can cost, in steps
+_EVERY = 200
+
 
 class Request(NamedTuple):
     """A preset and how to run it; `out` is the folder of the run.
 
-    shard: spread the network over the processes.  recompute: keep no activations.
+    every: steps between checkpoints, by default a fifth of the run and at most 200.  shard: spread
+    the network over the processes.  recompute: keep no activations.
     """
 
     preset: str
     out: Path
     seed: int = 0
     steps: int | None = None
-    every: int = 200
+    every: int | None = None
     accumulate: int = 1
     precision: Precision = "no"
     cpu: bool = False
@@ -75,7 +79,10 @@ def _prepared(request: Request, found: build.Found | None) -> tuple[RunFolder, b
         found,
     )
     config = run.config | {"precision": request.precision}
-    return RunFolder(request.out, config, request.every), run
+    every = request.every
+    if every is None:
+        every = min(_EVERY, max(1, run.trainer.recipe.steps // 5))
+    return RunFolder(request.out, config, every), run
 
 
 def _show(bar: "tqdm[Any]", record: Record, batch: int) -> None:

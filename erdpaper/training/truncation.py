@@ -72,8 +72,8 @@ class SoftTruncation:
     def effort(self, t: Tensor) -> Tensor:
         """The general weight: density of drawing t times weight, the mean over tau; mean 1 over t.
 
-        With the likelihood weight it is P(tau <= t) |d log-SNR / dt| up to a factor; with the
-        variance weight it grows like a logarithm towards t = 1.
+        With the likelihood weight it is P(tau <= t) times the rate of log-SNR, up to a factor; with
+        the variance weight it grows like a logarithm towards t = 1.
         """
         inside, span = t >= self.smallest, -math.log(self.smallest)
         if self.likelihood:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from erdpaper.datasets import DatasetError
@@ -83,6 +82,9 @@ def load(name: str, device: torch.device) -> Encoder:
 
 def pretrained(name: str) -> Any:
     """The `AutoencoderKL` itself, as `load` finds it."""
+    # imported here, as in `models.unet`: most commands need no autoencoder
+    from diffusers import AutoencoderKL
+
     inside = Path(name) / "vae"
     # a folder is looked into here: where there is none, a hub name is meant
     if Path(name).is_dir():

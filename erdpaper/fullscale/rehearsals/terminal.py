@@ -1,7 +1,7 @@
 """Commands as a lab would type them, each in processes of its own, for a rehearsal at small scale.
 
 `erdpaper ...` runs as `python -m erdpaper ...` does, and `torchrun --standalone --nproc_per_node 2
--m erdpaper ...` as two processes that find each other as under that launcher. What differs is
+-m -- erdpaper ...` as two processes that find each other as under that launcher. What differs is
 speed: they are forked from one process that has the libraries in memory, since importing them anew
 would cost ten seconds a command.
 """
@@ -22,11 +22,13 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 
 _COUNT = "--nproc_per_node"
-# the commands' own modules, and what torch imports when it first trains
+# without the dashes torchrun would take --run for one of its own
+_MODULE = ["-m", "--", "erdpaper"]
+# the commands' own modules, what they import when they need it, and what torch does when it trains
 _PRELOADED = [
     *("erdpaper.fullscale.encoding.encode", "erdpaper.fullscale.plan", "erdpaper.fullscale.train"),
     *("erdpaper.fullscale.sampling.generate", "erdpaper.fullscale.evaluation.evaluate"),
-    "torch._dynamo",
+    *("diffusers.models.autoencoders.autoencoder_kl", "torch._dynamo"),
 ]
 _POLL = 0.005  # seconds
 # what process N of a command printed
@@ -68,18 +70,20 @@ class Terminal:
     def ask(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a module's function gives, asked where the commands' libraries are in memory.
 
-        CommandError if it fails; its traceback is on stderr.
+        CommandError with the reason if it fails.
         """
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_answer, args=(theirs, function, arguments))
         process.start()
         theirs.close()
+        found: T
         try:
-            found: T = ours.recv()
+            found, wrong = ours.recv()
         except EOFError:
-            raise CommandError(f"{function.__name__} failed") from None
-        finally:
-            process.join()
+            wrong = "its process ended without a word"
+        process.join()
+        if wrong:
+            raise CommandError(f"{function.__name__} failed: {wrong}")
         return found
 
     def refused(self, line: str) -> str:
@@ -130,12 +134,12 @@ def _parsed(line: str) -> _Line:
     words = shlex.split(line)
     if words[:1] == ["erdpaper"]:
         return _Line(words[1:], 1)
-    if words[:1] != ["torchrun"] or words[4:6] != ["-m", "erdpaper"] or words[2] != _COUNT:
+    if words[:1] != ["torchrun"] or words[4:7] != _MODULE or words[2] != _COUNT:
         raise ValueError(
-            f"a command begins with erdpaper or torchrun --standalone {_COUNT} N -m erdpaper, "
+            f"a command begins with erdpaper or torchrun --standalone {_COUNT} N -m -- erdpaper, "
             f"not {line!r}"
         )
-    return _Line(words[6:], int(words[3]))
+    return _Line(words[7:], int(words[3]))
 
 
 def _environments(processes: int) -> Iterator[dict[str, str]]:
@@ -157,7 +161,10 @@ def _nothing() -> None:
 
 
 def _answer(answers: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    answers.send(function(*arguments))
+    try:
+        answers.send((function(*arguments), ""))
+    except Exception as error:
+        answers.send((None, f"{type(error).__name__}: {error}"))
 
 
 def _typed(arguments: list[str], folder: str, environment: dict[str, str], rank: int) -> None:
