@@ -210,15 +210,17 @@ def test_judged_is_the_minimum_in_any_order(values: list[float | None], shuffler
     assert all(known[cell.lr] == min(known.values()) for cell in found)
 
 
+def changed(rungs: list[Cell]) -> list[set[str]]:
+    """The fields that differ from rung to rung; the second is beside the ladder."""
+    pairs = itertools.pairwise(cell.as_dict() for cell in [rungs[0], *rungs[2:]])
+    return [{name for name in one if one[name] != other[name]} for one, other in pairs]
+
+
 def test_the_ladder_changes_one_thing_a_rung() -> None:
     rungs = [cell for cell in grid.ladder() if cell.seed == 0]
     assert {cell.seed for cell in grid.ladder()} == set(grid.JUDGED_SEEDS)
     assert all(cell.target == "eps" and cell.model == "MLP-latent-S" for cell in rungs)
-    changed = []
-    for one, other in itertools.pairwise([rungs[0], *rungs[2:]]):
-        names = {n for n, value in one.as_dict().items() if value != other.as_dict()[n]}
-        changed.append(names)
-    assert changed == [{"beta2"}, {"decay"}, {"weight"}]
+    assert changed(rungs) == [{"beta2"}, {"decay"}, {"weight"}]
     assert rungs[1] == replace(rungs[0], weight="erd")
     assert (rungs[0].weight, rungs[0].beta2, rungs[0].decay) == ("uniform", 0.999, "constant")
     # the last two are a judged pair, if the sweep chooses the ladder's rate
@@ -227,11 +229,7 @@ def test_the_ladder_changes_one_thing_a_rung() -> None:
 
 def test_the_other_ladder_changes_one_thing_a_rung() -> None:
     rungs = [cell for cell in grid.noise_ladder() if cell.seed == 0]
-    changed = []
-    for one, other in itertools.pairwise([rungs[0], *rungs[2:]]):
-        names = {n for n, value in one.as_dict().items() if value != other.as_dict()[n]}
-        changed.append(names)
-    assert changed == [{"beta2"}, {"schedule"}, {"weight"}]
+    assert changed(rungs) == [{"beta2"}, {"schedule"}, {"weight"}]
     assert rungs[1] == replace(rungs[0], weight="erd")
     # the two ladders differ in the noise schedule of their start and share a rung
     assert rungs[0] == replace(grid.ladder()[0], schedule="ddpm")

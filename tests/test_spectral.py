@@ -251,3 +251,27 @@ def test_bad_input_is_refused_in_one_sentence() -> None:
         spectral.slope(row, row, 0, 3)
     with pytest.raises(ValueError, match="rows of one length"):
         spectral.slope(row, row[:2], 1, 3)
+
+
+def test_two_neighbours_see_the_dimension_that_is_filled() -> None:
+    """A flat torus of k circles fills k directions, in whatever space it is turned and scaled."""
+    n, k = 2_000, 3
+    angles = 2 * torch.pi * torch.rand(n, k, generator=torch.Generator().manual_seed(1), dtype=F64)
+    turn = torch.linalg.qr(normal(20, 20, seed=2)).Q[: 2 * k]
+    x = 7 * torch.cat([angles.sin(), angles.cos()], 1) @ turn + 50
+    # the estimate has a relative standard deviation of 1 / sqrt(N)
+    assert abs(spectral.two_neighbour_dimension(x) / k - 1) < 4 / n**0.5
+    # all of which linear components count
+    assert spectral.components_for(x) == 2 * k
+    # the formula by brute force, here with few points
+    few = x[:30].view(30, 4, 5)
+    near = torch.cdist(x[:30], x[:30]).sort(1).values[:, 1:3]
+    expected = 29 / float((near[:, 1] / near[:, 0]).log().sum())
+    assert spectral.two_neighbour_dimension(few) == pytest.approx(expected, rel=1e-9)
+
+
+def test_too_few_samples_or_copies_have_no_dimension() -> None:
+    with pytest.raises(ValueError, match="need 3 or more samples, got 2"):
+        spectral.two_neighbour_dimension(normal(2, 4))
+    with pytest.raises(ValueError, match="two samples coincide"):
+        spectral.two_neighbour_dimension(normal(3, 4)[[0, 1, 2, 2]])

@@ -11,6 +11,7 @@ where x_0 has S.
 """
 
 from erdpaper.spectral.frequencies import Radial, radial_power, slope
+from erdpaper.spectral.intrinsic import two_neighbour_dimension
 from erdpaper.spectral.principal import Principal, principal
 from erdpaper.spectral.spectrum import (
     components_for,
@@ -34,5 +35,6 @@ __all__ = [
     "radial_power",
     "slope",
     "spectrum",
+    "two_neighbour_dimension",
     "variance_ratio",
 ]
