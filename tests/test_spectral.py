@@ -271,7 +271,7 @@ def test_two_neighbours_see_the_dimension_that_is_filled() -> None:
 
 
 def test_too_few_samples_or_copies_have_no_dimension() -> None:
-    with pytest.raises(ValueError, match="need 3 or more samples, got 2"):
+    with pytest.raises(ValueError, match="needs 3 or more samples, got 2"):
         spectral.two_neighbour_dimension(normal(2, 4))
     with pytest.raises(ValueError, match="two samples coincide"):
         spectral.two_neighbour_dimension(normal(3, 4)[[0, 1, 2, 2]])

@@ -1,7 +1,9 @@
 """Images decoded by worker processes, batch after batch in a fixed order."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -9,6 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from erdpaper.datasets import DatasetError
 from erdpaper.fullscale.data.sources import Images
+
+# seconds within which a death is signalled
+_SIGNALLED = 2.0
 
 
 class _Squares(Dataset[Tensor | str]):
@@ -50,9 +55,8 @@ def batches(
             if isinstance(found, str):
                 raise DatasetError(found)
             yield found
-    except RuntimeError as error:
-        # torch has no class of its own for a worker that was killed
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if not _killed(error):
             raise
         raise DatasetError(
             "a process that decodes images was killed, perhaps for want of memory: "
@@ -68,3 +72,20 @@ def cut(whole: range, size: int) -> list[range]:
 def workers(wanted: int | None, processes: int) -> int:
     """How many workers each process gets: the number wanted, else its share of this machine."""
     return max(1, (os.cpu_count() or 1) // processes) if wanted is None else wanted
+
+
+def _killed(error: Exception) -> bool:
+    """Whether an error of the loader says that a worker was killed.
+
+    torch has no class of its own for it, and where a batch was on its way then, the connection to
+    the worker breaks instead. What was raised inside a worker is repeated as caught there.
+    """
+    text = str(error)
+    if isinstance(error, RuntimeError):
+        return text.startswith("DataLoader worker (pid")
+    if text.startswith("Caught "):
+        return False
+    # torch's handler of the signal tells of the death once, wherever its parent is: let it be here
+    with suppress(RuntimeError):
+        time.sleep(_SIGNALLED)
+    return True
