@@ -6,12 +6,19 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 from diffusers.training_utils import compute_snr
+from torch.func import jvp
+
+from erdpaper import weights
+from erdpaper.schedules import Cosine
+from erdpaper.weights.densities import training_times
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "book" / "contributing.md").read_text(encoding="utf-8")
@@ -67,8 +74,14 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert "erdpaper/py.typed" in names and "erdpaper/claims/ledger.css" in names
 
 
-def test_wheel_imports_without_the_books_packages(wheel: Path, tmp_path: Path) -> None:
-    zipfile.ZipFile(wheel).extractall(tmp_path)
+def test_installed_wheel_imports_without_the_books_packages(wheel: Path, tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", tmp_path, wheel], check=True)
+    command = [sys.executable, tmp_path / "bin" / "erdpaper", "--version"]
+    said = subprocess.run(
+        command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split()[-1] == wheel.name.split("-")[1]
     script = IMPORT_ALL.format(absent=ABSENT, wheel=str(tmp_path))
     run = [sys.executable, "-I", "-c", script]
     done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path)
@@ -88,10 +101,35 @@ def test_page_for_contributors_names_every_layer() -> None:
     assert set(re.findall(r"`(\w+)`", table)) - {"lint"} == layers()
 
 
+def example(heading: str) -> str:
+    """The code that the page shows under this heading."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.split(f"## {heading}\n")[1], flags=re.S)[:1]
+    return code
+
+
 def test_example_of_a_weight_runs_as_it_stands() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("tensor([")
+    names: dict[str, Any] = {}
+    exec(example("Add a weight"), names)
+    t = training_times(Cosine())
+    torch.testing.assert_close(names["weight"](t).mean(), torch.tensor(1.0, dtype=t.dtype))
+
+
+def test_example_of_a_schedule_is_one() -> None:
+    names: dict[str, Any] = {}
+    exec(example("Add a schedule"), names)
+    schedule = names["schedule"]
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    alpha, sigma = schedule(t)
+    torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones_like(t))
+    assert [float(c) for end in (0.0, 1.0) for c in schedule(end)] == [1, 0, 0, 1]
+    # slope and inverse against the pair itself
+    slope = jvp(schedule.logsnr, (t,), (torch.ones_like(t),))[1]
+    torch.testing.assert_close(schedule.logsnr_rate(t), slope)
+    torch.testing.assert_close(schedule.time(2 * (alpha / sigma).log()), t)
+    # and the rest of the package takes it
+    weight = weights.normalised(weights.erd, schedule, "eps")
+    grid = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    assert float(weight(grid).mean()) == pytest.approx(1, rel=1e-6)
 
 
 def test_example_of_a_claim_is_an_entry_that_the_ledger_takes(tmp_path: Path) -> None:
@@ -105,12 +143,47 @@ def test_example_of_a_claim_is_an_entry_that_the_ledger_takes(tmp_path: Path) ->
     assert (ROOT / "notebooks" / f"{claim.notebook}.md").exists()
 
 
-def test_patch_of_the_diffusers_example_is_the_weighted_loss() -> None:
-    page = (ROOT / "book" / "rerun.md").read_text(encoding="utf-8")
-    (patch,) = re.findall(r"```diff\n(.*?)```", page, flags=re.S)
-    lines = [line[1:].strip() for line in patch.splitlines() if line.startswith("+")]
+# A training loop as the example has it, with the lines that the patch looks for.
+EXAMPLE = """
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+
+
+def train(args, model, data, watch):
+    accelerator = Accelerator(cpu=True)
+    noise_scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    ema_model = EMAModel(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    lr_scheduler = get_scheduler("constant", optimizer=optimizer)
+    model, optimizer, lr_scheduler = accelerator.prepare(model, optimizer, lr_scheduler)
+    for clean_images in data:
+        noise = torch.randn_like(clean_images)
+        timesteps = torch.randint(0, 1000, (len(clean_images),))
+        noisy_images = noise_scheduler.add_noise(clean_images, noise, timesteps)
+        if True:
+            with accelerator.accumulate(model):
+                model_output = model(noisy_images, timesteps).sample
+
+                if args.prediction_type == "epsilon":
+                    loss = F.mse_loss(model_output.float(), noise.float())  # this could have different weights!
+                elif args.prediction_type == "sample":
+                    raise NotImplementedError
+                accelerator.backward(loss)
+                optimizer.step()
+                lr_scheduler.step()
+                optimizer.zero_grad()
+        ema_model.step(model.parameters())
+        watch(noise_scheduler, model_output, noise, timesteps, loss)
+"""  # noqa: E501
+
+
+def losses(source: str) -> list[tuple[Any, ...]]:
+    """Three steps of the loop: what the network said, what was asked, and the loss it was given."""
     torch.manual_seed(0)
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     model = UNet2DModel(
         8,
         1,
@@ -121,17 +194,34 @@ def test_patch_of_the_diffusers_example_is_the_weighted_loss() -> None:
         down_block_types=("DownBlock2D",) * 2,
         up_block_types=("UpBlock2D",) * 2,
     )
-    clean, noise = torch.randn(2, 5, 1, 8, 8)
-    timesteps = torch.randint(0, 1000, (5,))
-    output = model(scheduler.add_noise(clean, noise, timesteps), timesteps).sample
-    names = {"F": torch.nn.functional, "noise_scheduler": scheduler, "timesteps": timesteps}
-    names |= {"model_output": output, "noise": noise}
-    exec("\n".join(lines), names)
-    # ERD for eps is sigma = (1 + SNR)^(-1/2), here from diffusers' own signal-to-noise ratios
-    root = (1 + compute_snr(scheduler, torch.arange(1000))).rsqrt()
-    error = (output - noise).square().mean((1, 2, 3))
-    expected = (root[timesteps] / root.mean() * error).mean()
-    torch.testing.assert_close(names["loss"], expected)
+    names: dict[str, Any] = {}
+    seen: list[tuple[Any, ...]] = []
+    exec(source, names)
+    data = torch.randn(3, 5, 1, 8, 8)
+    names["train"](
+        SimpleNamespace(prediction_type="epsilon"), model, data, lambda *a: seen.append(a)
+    )
+    return seen
+
+
+def test_patch_of_the_diffusers_example_is_the_weighted_loss(tmp_path: Path) -> None:
+    page = (ROOT / "book" / "rerun.md").read_text(encoding="utf-8")
+    (patch,) = re.findall(r"```diff\n(.*?)```", page, flags=re.S)
+    changed = [line for line in patch.splitlines() if re.match(r"\+(?!\+)", line)]
+    assert len(changed) == 2, "a patch of two lines"
+    path = tmp_path / re.findall(r"^\+\+\+ b/(.*)$", patch, flags=re.M)[0]
+    path.parent.mkdir(parents=True)
+    path.write_text(EXAMPLE)
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=patch, text=True, check=True)
+    plain, patched = losses(EXAMPLE), losses(path.read_text())
+    for scheduler, output, noise, timesteps, loss in patched:
+        # ERD for eps is sigma = (1 + SNR)^(-1/2), here from diffusers' own signal-to-noise ratios
+        root = (1 + compute_snr(scheduler, torch.arange(1000))).rsqrt()
+        error = (output - noise).square().mean((1, 2, 3))
+        torch.testing.assert_close(loss, (root[timesteps] / root.mean() * error).mean())
+    # both start from the same network, which the other loss then moves elsewhere
+    torch.testing.assert_close(plain[0][1], patched[0][1])
+    assert not torch.allclose(plain[1][1], patched[1][1])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")))
