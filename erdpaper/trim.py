@@ -3,7 +3,8 @@
 What no page asks for is left out: maps to the sources of scripts and styles, the translations of
 the theme's words, which are in the pages already, fonts for browsers from before woff2, Fraktur,
 and the white space of the notebooks that can be downloaded.
-Entries of a bibliography get the role that replaced `doc-biblioentry`, an item of the list.
+Entries of a bibliography get the role that replaced `doc-biblioentry`, an item of the list, and the
+bodies of theorems lose the id that sphinx-proof gives to each of them.
 """
 
 import json
@@ -11,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 _PATTERNS = (
@@ -53,8 +55,15 @@ def _correct_roles(
         context["body"] = with_list_items(context["body"])
 
 
+def _unnamed_bodies(app: Sphinx, doctree: nodes.document) -> None:
+    for section in doctree.findall(nodes.section):
+        if section["ids"] == ["proof-content"]:
+            section["ids"] = []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Correct each page and trim after every build; called by Sphinx."""
+    app.connect("doctree-read", _unnamed_bodies)
     app.connect("html-page-context", _correct_roles)
     app.connect("build-finished", _trim_build)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

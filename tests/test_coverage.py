@@ -89,6 +89,24 @@ def test_the_page_shows_every_table() -> None:
     assert sorted(shown) == sorted(NUMBERED)
 
 
+def test_labels_are_those_of_the_first_chapter(items: list[Item]) -> None:
+    for item in items:
+        if item.label:
+            source = NOTEBOOKS[item.chapters[0]].read_text(encoding="utf-8")
+            mark = f"$$ ({item.label})" if item.kind == "equation" else f":label: {item.label}"
+            assert source.count(f"\n{mark}\n") == 1, item
+
+
+def test_numbers_of_an_equation_are_gathered_by_document() -> None:
+    def item(document: str, number: str, label: str | None, kind: str = "equation") -> Item:
+        return Item(document, kind, number, (number,), "x", ("02_elbo",), label=label)
+
+    items = [item("paper", "4", "eq-a"), item("paper", "46-48", "eq-a"), item("paper", "5", None)]
+    items += [item("thesis", "2.1", "eq-a"), item("paper", "6", "eq-b")]
+    items += [item("paper", "Lemma 3.2", "thm", "statement")]
+    assert coverage.equation_numbers(items) == {"eq-a": "P 4, 46–48, T 2.1", "eq-b": "P 6"}
+
+
 def test_words_are_few(items: list[Item]) -> None:
     assert [item.says for item in items if len(item.says.split()) > 12] == []
 
@@ -104,7 +122,12 @@ LIST: dict[str, Any] = {
             {"number": 2, "says": "samples", "where": "08_full_scale", "note": "not $yet$"},
         ],
     },
-    "thesis": {"equation": [{"number": "2.1", "says": "one", "where": "05_erd", "section": "A b"}]},
+    "thesis": {
+        "equation": [
+            {"number": "2.1", "says": "one", "where": "05_erd", "section": "A b"},
+            {"number": "2.2", "says": "two", "where": "05_erd", "label": "eq-two"},
+        ]
+    },
 }
 CHAPTERS = ["02_elbo", "05_erd", "08_full_scale"]
 
@@ -117,7 +140,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_rows_are_read(folder: Path) -> None:
-    one, several, sketch, samples, thesis = coverage.load(folder, CHAPTERS)
+    one, several, sketch, samples, thesis, labelled = coverage.load(folder, CHAPTERS)
+    assert labelled.label == "eq-two" and one.label is None
     assert one.numbers == ("1",) and one.claims == ("02.floor",)
     assert several.numbers == ("2", "3", "4") and several.number == "2-4"
     assert several.chapters == ("05_erd", "08_full_scale")
@@ -130,7 +154,7 @@ def test_items_are_counted_by_number_and_not_by_row(folder: Path) -> None:
     items = coverage.load(folder, CHAPTERS)
     assert coverage.counts(items, ["02.floor"]) == {
         "judged": 1,
-        "treated": 5,
+        "treated": 6,
         "schematic": 1,
     }
     # a claim without a record judges nothing
@@ -227,6 +251,7 @@ def test_a_table_shows_number_content_place_and_verdicts() -> None:
         document="paper",
         kind="equation",
         number="30-34",
+        label="eq-cross",
         numbers=("30",),
         says="the cross term <b> is $0$",
         chapters=("02_elbo", "03_ntk"),
@@ -241,13 +266,18 @@ def test_a_table_shows_number_content_place_and_verdicts() -> None:
         return nodes.reference("", name, refuri=f"{name}.html")
 
     opening, table, closing = coverage_nodes.table_nodes(
-        [item], ledger, lambda row: f"#{row.claim.anchor}", link_chapter
+        [item],
+        ledger,
+        lambda row: f"#{row.claim.anchor}",
+        link_chapter,
+        lambda item: f"#equation-{item.label}",
     )
     assert 'aria-label="Equations of the paper"' in opening.astext()
     assert closing.astext() == "</div>"
     assert asked == [("02_elbo", "The split"), ("03_ntk", None)]
     number, says, where, verdicts = table.next_node(nodes.tbody).findall(nodes.entry)
     assert number.astext() == "30–34"
+    assert next(number.findall(nodes.reference))["refuri"] == "#equation-eq-cross"
     assert says.astext() == "the cross term <b> is 0\n\na note"
     assert where.astext() == "02_elbo\n\n03_ntk"
     assert verdicts.astext() == "✓ holds 02.decomposition"
@@ -260,6 +290,17 @@ extensions = ["myst_nb", "erdpaper.claims.sphinx_ext"]
 html_theme = "basic"
 myst_enable_extensions = ["dollarmath"]
 mathjax_path = "none.js"
+numfig = True
+"""
+# the second has a number of its own in the document
+EQUATIONS = """
+$$ a $$ (eq-one)
+
+$$ b $$ (eq-two)
+
+$$ c $$ (eq-three)
+
+See {eq}`eq-one`, {eq}`eq-two` and {eq}`eq-three`.
 """
 PAGE = """# Coverage
 
@@ -287,7 +328,7 @@ def build(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
     (source / "conf.py").write_text(CONF, encoding="utf-8")
     (source / "index.md").write_text(page, encoding="utf-8")
     for name in CHAPTERS:
-        text = f"# Title of {name}\n\n## A b\n\nText.\n"
+        text = f"# Title of {name}\n\n## A b\n\nText.\n{EQUATIONS if name == '05_erd' else ''}"
         (source / "notebooks" / f"{name}.md").write_text(text, encoding="utf-8")
     return subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", str(source), str(folder / "html")],
@@ -308,6 +349,10 @@ def test_the_directive_draws_counts_and_tables_with_links(folder: Path) -> None:
     assert re.search(r'href="notebooks/05_erd\.html#a-b">A b<', page)
     target = (folder / "html" / "notebooks" / "05_erd.html").read_text(encoding="utf-8")
     assert 'id="a-b"' in target
+    assert 'href="notebooks/05_erd.html#equation-eq-two">2.2<' in page
+    words = " ".join(re.sub(r"<[^>]+>", " ", target).split())
+    assert re.findall(r'"eqno">\(([^<)]*)', target) == ["1", "T 2.2", "2"]
+    assert "See (1) , (T 2.2) and (2) ." in words
 
     # the list is a source of the page
     listed = {**LIST, "thesis": {"equation": [{"number": "2.1", "says": "new", "where": "05_erd"}]}}

@@ -3,7 +3,8 @@
 The file has a section for each document with a list for each kind.  A row holds `number` (one,
 several, or ranges such as "2.17-2.19"), `says`, `where` (one notebook or several; `schematic` for a
 drawing that makes no claim, with the notebook that shows it if there is one), and if they apply
-`claims` that judge the item, `section` (a heading of its first notebook) and a `note`.
+`claims` that judge the item, `section` (a heading of its first notebook), `label` (that of the
+equation or statement in its first notebook) and a `note`.
 """
 
 import re
@@ -23,7 +24,7 @@ SCHEMATIC = "schematic"
 JUDGED = "judged"
 TREATED = "treated"
 
-_KEYS = {"number", "says", "where", "claims", "section", "note"}
+_KEYS = {"number", "says", "where", "claims", "section", "label", "note"}
 _RANGE = re.compile(r"((?:\w+\.)*)(\d+)-\1(\d+)")
 _COUNTED = re.compile(r"(?:[A-Z][a-z]+ )?((?:\w+\.)*)(\d+)")
 
@@ -38,7 +39,7 @@ class Item:
 
     number: as written; numbers: each of them.  says: the content in our words, may hold $math$.
     chapters: its notebooks.  schematic: a drawing that makes no claim.  claims: ids that judge it.
-    section: a heading of the first chapter.
+    section: a heading of the first chapter.  label: where that chapter writes the item out.
     """
 
     document: str
@@ -50,6 +51,7 @@ class Item:
     schematic: bool = False
     claims: tuple[str, ...] = ()
     section: str | None = None
+    label: str | None = None
     note: str | None = None
 
     def status(self, recorded: Collection[str]) -> str:
@@ -82,6 +84,26 @@ def counts(items: Iterable[Item], recorded: Collection[str]) -> dict[str, int]:
     for item in items:
         tally[item.status(recorded)] += len(item.numbers)
     return tally
+
+
+def equation_numbers(items: Iterable[Item]) -> dict[str, str]:
+    """Label of an equation -> the documents' numbers for it, such as "P 4, 46"."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for item in items:
+        if item.kind == "equation" and item.label:
+            letter = item.document[0].upper()
+            found.setdefault(item.label, {}).setdefault(letter, []).append(shown(item.number))
+    return {
+        label: ", ".join(
+            f"{letter} {', '.join(numbers)}" for letter, numbers in by_document.items()
+        )
+        for label, by_document in found.items()
+    }
+
+
+def shown(number: str) -> str:
+    """A number or a range of them as a reader sees it."""
+    return number.replace("-", "–")
 
 
 def expand(number: str) -> tuple[str, ...]:
@@ -124,7 +146,8 @@ def _item(document: str, kind: str, row: object, known: _Known) -> Item:
     for key in row:
         if key not in _KEYS:
             raise CoverageError(f"{name} has the unknown key {key!r}")
-    texts = {"says": row.get("says")} | {key: row[key] for key in ("section", "note") if key in row}
+    optional = ("section", "label", "note")
+    texts = {"says": row.get("says")} | {key: row[key] for key in optional if key in row}
     for key, text in texts.items():
         if not isinstance(text, str) or not text.strip():
             raise CoverageError(f"{name}: {key} must be a text that is not empty, not {text!r}")
@@ -140,6 +163,7 @@ def _item(document: str, kind: str, row: object, known: _Known) -> Item:
         schematic=SCHEMATIC in places,
         claims=tuple(claims),
         section=row.get("section"),
+        label=row.get("label"),
         note=row.get("note"),
     )
 

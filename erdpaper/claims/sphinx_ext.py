@@ -5,7 +5,7 @@ Directive `{claims-ledger}` draws the whole ledger, and `{claims-counts}` its fi
 profile (of the worst case if none is named), role {claim-passed}`id` how many of its cases pass,
 and role {claim-verdict}`id` its verdict, linked to the cell that recorded it.  Directive
 `{coverage} paper equation` draws where the book treats the items of a document; without arguments
-it counts them.
+it counts them.  An equation that the coverage names by its label bears the documents' own number.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from erdpaper import datasets
 from erdpaper.claims import ClaimError, coverage, coverage_nodes, ledger, reference
 from erdpaper.claims.coverage import CoverageError
-from erdpaper.claims.coverage_nodes import LinkChapter
+from erdpaper.claims.coverage_nodes import LinkChapter, LinkItem
 from erdpaper.claims.ledger import Row
 from erdpaper.claims.ledger_nodes import LinkTo, badge_node, counts_nodes, ledger_nodes
 from erdpaper.claims.verdicts import NOT_RUN
@@ -80,7 +80,8 @@ class Coverage(SphinxDirective):
         part = [one for one in items if [one.document, one.kind] == self.arguments]
         if not part:
             raise self.error(f"coverage.yml lists nothing for {' '.join(self.arguments)!r}")
-        return coverage_nodes.table_nodes(part, rows, _links(self.env), _chapter_links(self.env))
+        links = _links(self.env), _chapter_links(self.env), _item_links(self.env)
+        return coverage_nodes.table_nodes(part, rows, *links)
 
 
 class _ClaimRole(SphinxRole, ABC):
@@ -167,6 +168,31 @@ def _chapter_links(env: BuildEnvironment) -> LinkChapter:
     return link
 
 
+def _item_links(env: BuildEnvironment) -> LinkItem:
+    """Item with a label -> link from the current page to the equation or the statement."""
+    here = env.docname
+
+    def link(item: coverage.Item) -> str:
+        page = env.app.builder.get_relative_uri(here, f"notebooks/{item.chapters[0]}")
+        before = "equation-" if item.kind == "equation" else ""
+        return f"{page}#{before}{item.label}"
+
+    return link
+
+
+def _number_equations(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Give equations the documents' numbers; the book's count passes over them."""
+    numbers = coverage.equation_numbers(_coverage(env))
+    by_id = {f"equation-{label}": number for label, number in numbers.items()}
+    for figures in env.toc_fignumbers.values():
+        equations: dict[str, tuple[Any, ...]] = figures.get("displaymath", {})
+        count = 0
+        for id, number in equations.items():
+            count += id not in by_id
+            equations[id] = (by_id[id],) if id in by_id else (*number[:-1], count)
+    return []
+
+
 def _links(env: BuildEnvironment) -> LinkTo:
     """Row -> link from the current page to its notebook's page, None if there is no such page."""
     here = env.docname
@@ -232,5 +258,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_js_file(_SCRIPT.name)
     app.connect("builder-inited", _add_style)
     app.connect("env-get-outdated", _outdated)
+    # after Sphinx has counted them, which is at 500
+    app.connect("env-get-updated", _number_equations, priority=600)
     app.connect("build-finished", _write_json)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
