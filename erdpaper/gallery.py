@@ -2,12 +2,14 @@
 
 Directive `{notebook-figure} 05_erd_derivation fig-nearest` takes the image, its alt text and its
 caption from the notebook's cell, so that the picture and its words exist once, and links back to
-where it was computed.  Directive `{figure-gallery}` shows all of them small, chapter by chapter.
+where it was computed.  Directive `{figure-gallery}` shows all of them small, chapter by chapter,
+and offers the players of each beside them.
 """
 
 import base64
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,8 @@ from erdpaper.claims.ledger_nodes import text_nodes
 
 # pixels; a column of the page is at most this wide
 _THUMBNAIL = 320
+# the directive of a player in a cell of text: its name, its options, a blank line, the caption
+_PLAYER = re.compile(r"^```\{player\} (\S+)\n(?::.*\n)*\n(.*?)\n```$", re.M | re.S)
 
 
 class Figure(NamedTuple):
@@ -32,6 +36,13 @@ class Figure(NamedTuple):
     name: str
     png: bytes
     alt: str
+    caption: str
+
+
+class MovingFigure(NamedTuple):
+    """A player of a notebook, which lives on the notebook's page: its name and its caption."""
+
+    name: str
     caption: str
 
 
@@ -87,6 +98,12 @@ class FigureGallery(_Pictures):
             # no figure node: a second copy is not numbered
             words = nodes.paragraph("", "", *text_nodes(figure.caption))
             grid += nodes.container("", nodes.paragraph("", "", link), words)
+        for moving in players_of(self.source(notebook)):
+            play = nodes.reference("", f"▶ Play: {moving.name}", classes=["gallery-player"])
+            page = self.env.app.builder.get_relative_uri(self.env.docname, f"notebooks/{notebook}")
+            play["refuri"] = f"{page}#player-{moving.name}"
+            words = nodes.paragraph("", "", *text_nodes(moving.caption))
+            grid += nodes.container("", nodes.paragraph("", "", play), words)
         if not grid.children:
             return []
         where = {"refdomain": "std", "reftype": "doc", "refdoc": self.env.docname}
@@ -105,6 +122,13 @@ def figures_of(notebook: Path) -> Iterator[Figure]:
         if name and png:
             caption = words["figure"]["caption"]
             yield Figure(name, base64.b64decode(png), words["image"]["alt"], caption)
+
+
+def players_of(notebook: Path) -> Iterator[MovingFigure]:
+    """The players of a notebook, in the order of its cells."""
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            yield from (MovingFigure(*found) for found in _PLAYER.findall(cell.source))
 
 
 def find(notebook: Path, name: str) -> Figure:

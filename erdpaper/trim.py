@@ -2,12 +2,14 @@
 
 What no page asks for is left out: maps to the sources of scripts and styles, the translations of
 the theme's words, which are in the pages already, fonts for browsers from before woff2, Fraktur,
-and the white space of the notebooks that can be downloaded.
+and the white space of the notebooks and of the claims that can be downloaded.
 Entries of a bibliography get the role that replaced `doc-biblioentry`, an item of the list, and the
-bodies of theorems lose the id that sphinx-proof gives to each of them.
+bodies of theorems ids of their own instead of the one that sphinx-proof gives to all; their titles
+lose the id that they share with the whole.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,9 @@ def trim(static: Path) -> None:
     shutil.rmtree(static / "locales", ignore_errors=True)
 
 
-def shorten(sources: Path) -> None:
-    """Write the notebooks of a folder without white space between their parts."""
-    for path in sources.rglob("*.ipynb"):
+def shorten(pages: Path) -> None:
+    """Write the notebooks and claims.json of a folder without white space between their parts."""
+    for path in [*pages.rglob("*.ipynb"), *pages.glob("claims.json")]:
         content = json.loads(path.read_text(encoding="utf-8"))
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         path.write_text(text + "\n", encoding="utf-8")
@@ -40,30 +42,30 @@ def shorten(sources: Path) -> None:
 def _trim_build(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         trim(Path(app.outdir) / "_static")
-        shorten(Path(app.outdir) / "_sources")
+        shorten(Path(app.outdir))
 
 
-def with_list_items(body: str) -> str:
-    """The HTML of a page whose bibliography is a list of items."""
+def corrected(body: str) -> str:
+    """The HTML of a page whose bibliography is a list of items and whose theorems have one id."""
+    body = re.sub(r'<p class="admonition-title" id="[^"]*">', '<p class="admonition-title">', body)
     return body.replace('role="doc-biblioentry"', 'role="listitem"')
 
 
-def _correct_roles(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
-) -> None:
+def _correct(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     if "body" in context:
-        context["body"] = with_list_items(context["body"])
+        context["body"] = corrected(context["body"])
 
 
-def _unnamed_bodies(app: Sphinx, doctree: nodes.document) -> None:
+def _distinct_bodies(app: Sphinx, doctree: nodes.document) -> None:
     for section in doctree.findall(nodes.section):
         if section["ids"] == ["proof-content"]:
-            section["ids"] = []
+            section["ids"] = [f"{section.parent['ids'][0]}-content"]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Correct each page and trim after every build; called by Sphinx."""
-    app.connect("doctree-read", _unnamed_bodies)
-    app.connect("html-page-context", _correct_roles)
-    app.connect("build-finished", _trim_build)
+    app.connect("doctree-read", _distinct_bodies)
+    app.connect("html-page-context", _correct)
+    # after the claims are written, which is at 500
+    app.connect("build-finished", _trim_build, priority=600)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

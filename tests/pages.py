@@ -85,6 +85,9 @@ def too_wide(page: Page) -> list[str]:
 
 # every control that is seen, and what each looks like before it has the focus
 LIST_STOPS = """() => {
+    getSelection().removeAllRanges();
+    document.activeElement?.blur();
+    scrollTo(0, 0);
     const look = (e) => {
         const s = getComputedStyle(e);
         return [s.outlineStyle, s.outlineWidth, s.boxShadow, s.backgroundColor, s.borderColor,
@@ -105,9 +108,6 @@ LIST_STOPS = """() => {
     document.addEventListener('focusin', ({ target }) =>
         met.set(target, shown(target) && look(target) !== before.get(target)));
     window.stops = { before, met };
-    getSelection().removeAllRanges();
-    document.activeElement?.blur();
-    scrollTo(0, 0);
     return seen.length;
 }"""
 

@@ -24,6 +24,9 @@ TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
 PAGES = [f"{name}.html" for name in ["index", TOC["root"], *CHAPTERS, "genindex", "search"]]
 THEMES = ("light", "dark")
+ADDRESS = "https://github.com/someone/copy"
+# browsers refuse the theme's preloads of fonts from disk; its script draws the icons
+REFUSED_FROM_DISK = ("webfonts/fa-", "Failed to load resource")
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,17 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The book, built afresh from the committed notebooks and results."""
+    """The book, built afresh from what is committed, with the address of a repository."""
     output = tmp_path_factory.mktemp("book")
+    config, blank = (ROOT / "_config.yml").read_text(encoding="utf-8"), 'url: ""'
+    assert config.count(blank) == 1, "the repository's address goes in one place"
+    filled = output / "_config.yml"
+    filled.write_text(config.replace(blank, f"url: {ADDRESS}"), encoding="utf-8")
     # the ledger shows the committed records, not those of this test run
     environment = {k: v for k, v in os.environ.items() if k != "ERDPAPER_CLAIMS_DIR"}
     program = Path(sys.executable).with_name("jupyter-book")
-    command = [program, "build", ".", "--path-output", output, "-W", "--keep-going", "--quiet"]
+    command = [program, "build", ".", "--path-output", output, "--config", filled]
+    command += ["-W", "--keep-going", "--quiet"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     return Built(done.returncode, done.stdout + done.stderr, output / "_build" / "html")
 
@@ -101,11 +109,12 @@ def test_nothing_is_wider_than_the_page(visit: Visit, theme: str) -> None:
         assert page_width <= width, pages.too_wide(visit.page)
 
 
-def test_tab_reaches_every_control_and_shows_where_it_is(visit: Visit) -> None:
-    visit.show("light")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_tab_reaches_every_control_and_shows_where_it_is(visit: Visit, width: int) -> None:
+    visit.show("light", width)
     page = visit.page
     count = pages.count_stops(page)
-    assert count > 5
+    assert count >= 5
     for _ in range(count + 2):
         page.keyboard.press("Tab")
     assert pages.stops_missed(page) == []
@@ -120,8 +129,9 @@ def test_figures_stay_on_white_on_a_dark_page(visit: Visit) -> None:
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_axe_finds_nothing(visit: Visit, theme: str) -> None:
-    visit.show(theme)
-    assert pages.barriers(visit.page, pages.RULES[theme]) == []
+    for width in WIDTHS:
+        visit.show(theme, width)
+        assert pages.barriers(visit.page, pages.RULES[theme]) == [], width
 
 
 def test_nothing_failed_and_nothing_came_from_elsewhere(visit: Visit, address: str) -> None:
@@ -135,6 +145,54 @@ def test_equations_are_drawn_with_the_fonts_of_the_book(browser: Browser, addres
         assert visit.page.locator("mjx-container").count() > 10
         fonts = [url for url in visit.requests if url.endswith(".woff")]
         assert fonts and all("/_static/mathjax/output/chtml/fonts/" in url for url in fonts)
+
+
+def unexpected(visit: Visit) -> list[str]:
+    """What a page from disk complained about and need not have."""
+    return [c for c in visit.complaints if not any(part in c for part in REFUSED_FROM_DISK)]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_search_from_disk_leads_to_the_right_page(browser: Browser, book: Path, width: int) -> None:
+    url = (book / "book" / "index.html").as_uri()
+    with visited(browser, url, viewport={"width": width, "height": HEIGHT}) as visit:
+        page = visit.page
+        page.get_by_role("button", name="Search").press("Enter")
+        page.keyboard.type("coercivity")
+        page.keyboard.press("Enter")
+        results = page.locator("#search-results li a")
+        results.first.wait_for()
+        page.wait_for_function("document.querySelector('.search-summary')?.innerText.match(/\\d/)")
+        found = results.evaluate_all("all => all.map(a => a.href.split('?')[0].split('#')[0])")
+        here = [p for p in book.rglob("*.html") if "coercivity" in text_of(p)]
+        assert found and set(found) <= {path.as_uri() for path in here}
+        results.filter(has_text="Kernel dynamics and bounds").first.press("Enter")
+        page.wait_for_load_state("networkidle")
+        assert page.locator("h1").first.inner_text().startswith("Kernel dynamics and bounds")
+        assert unexpected(visit) == []
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8").lower()
+
+
+def test_the_menu_of_a_narrow_page_opens_and_closes_by_keyboard(
+    browser: Browser, address: str
+) -> None:
+    url = address + "book/index.html"
+    with visited(browser, url, viewport={"width": WIDTHS[1], "height": HEIGHT}) as visit:
+        page = visit.page
+        link = page.locator(".bd-sidebar-primary").get_by_role("link", name="The Bayes floor")
+        assert not link.is_visible()
+        page.locator("button.primary-toggle").press("Enter")
+        link.wait_for()
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if link.evaluate("a => a === document.activeElement"):
+                break
+        page.keyboard.press("Enter")
+        page.wait_for_load_state("networkidle")
+        assert page.locator("h1").first.inner_text().startswith("The Bayes floor")
 
 
 def page_with_player(name: str) -> str:
@@ -176,9 +234,7 @@ def test_player_follows_keys_lists_and_the_play_button(
         assert player.get_by_role("button", name="Play").is_visible()
         outside = [u for u in visit.requests if not u.startswith(("file:", "data:", "blob:"))]
         assert outside == []
-        # browsers refuse the theme's preloads of fonts from disk; its script draws the icons
-        refused = ("webfonts/fa-", "Failed to load resource")
-        assert [c for c in visit.complaints if not any(part in c for part in refused)] == []
+        assert unexpected(visit) == []
 
 
 def test_player_makes_single_steps_where_motion_is_unwanted(browser: Browser, address: str) -> None:
@@ -204,6 +260,11 @@ def test_player_leaves_a_sentence_on_paper_and_without_scripts(
         assert player.get_by_role("slider").is_hidden()
     with visited(browser, url, java_script_enabled=False) as visit:
         assert visit.page.locator(f"#player-{name}").get_by_text(sentence).is_visible()
+
+
+def test_the_gallery_offers_every_player(links: dict[str, Links]) -> None:
+    offered = {t for t in links["book/gallery.html"].targets if "#player-" in t}
+    assert offered == {f"../{page_with_player(name)}#player-{name}" for name in DATA}
 
 
 def test_site_and_pages_are_small(book: Path, links: dict[str, Links]) -> None:
@@ -287,6 +348,15 @@ def test_each_notebook_can_be_downloaded(book: Path) -> None:
     for chapter in CHAPTERS:
         if chapter.startswith("notebooks/"):
             assert (book / "_sources" / f"{chapter}.ipynb").is_file()
+
+
+def test_with_the_address_each_notebook_opens_on_binder(links: dict[str, Links]) -> None:
+    there = "https://mybinder.org/v2/gh/someone/copy/main?urlpath=lab/tree/"
+    for chapter in CHAPTERS:
+        found = {t for t in links[f"{chapter}.html"].targets if "mybinder" in t}
+        notebook = chapter.startswith("notebooks/")
+        assert found == ({f"{there}{chapter}.ipynb"} if notebook else set()), chapter
+        assert not notebook or (ROOT / f"{chapter}.ipynb").is_file()
 
 
 def test_without_a_browser_one_sentence_says_how_to_get_one(

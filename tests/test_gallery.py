@@ -57,6 +57,24 @@ def test_the_gallery_has_the_named_figures_that_were_drawn(tmp_path: Path) -> No
     assert list(gallery.figures_of(notebook(tmp_path / "b.ipynb", executed=False))) == []
 
 
+PLAYER = """Before.
+
+```{player} phase
+:alt: words for who cannot see it
+
+It moves with $t$.
+```
+
+After."""
+
+
+def test_the_gallery_offers_the_players_of_a_notebook(tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    cells = [nbformat.v4.new_code_cell(PLAYER), nbformat.v4.new_markdown_cell(PLAYER)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert list(gallery.players_of(path)) == [("phase", "It moves with $t$.")]
+
+
 def test_a_small_figure_is_the_same_picture_in_fewer_colours() -> None:
     with Image.open(io.BytesIO(gallery.thumbnail(PNG))) as small:
         assert small.size == (320, 109)

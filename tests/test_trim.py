@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from erdpaper.trim import shorten, trim, with_list_items
+from erdpaper.trim import corrected, shorten, trim
 
 
 def test_only_maps_translations_and_old_fonts_go(tmp_path: Path) -> None:
@@ -22,7 +22,12 @@ def test_only_maps_translations_and_old_fonts_go(tmp_path: Path) -> None:
 
 def test_entries_of_a_bibliography_are_items_of_a_list() -> None:
     entry = '<div class="citation" id="a" role="{}">A. Author</div>'
-    assert with_list_items(entry.format("doc-biblioentry")) == entry.format("listitem")
+    assert corrected(entry.format("doc-biblioentry")) == entry.format("listitem")
+
+
+def test_the_title_of_a_theorem_does_not_repeat_its_id() -> None:
+    theorem = '<div class="theorem" id="a"><p class="admonition-title"{}>Theorem 1</p></div>'
+    assert corrected(theorem.format(' id="a"')) == theorem.format("")
 
 
 def test_notebooks_lose_white_space_alone(tmp_path: Path) -> None:
@@ -33,3 +38,6 @@ def test_notebooks_lose_white_space_alone(tmp_path: Path) -> None:
     shorten(tmp_path)
     assert json.loads(path.read_text()) == content
     assert ": " not in path.read_text() and "ä  b" in path.read_text()
+    (tmp_path / "claims.json").write_text(json.dumps({"claims": [1, 2]}, indent=2))
+    shorten(tmp_path)
+    assert (tmp_path / "claims.json").read_text() == '{"claims":[1,2]}\n'
