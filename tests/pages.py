@@ -83,11 +83,14 @@ def too_wide(page: Page) -> list[str]:
     ).slice(0, 5).map(e => e.outerHTML.slice(0, 200))""")
 
 
-# every control that is seen, and what each looks like before it has the focus
-LIST_STOPS = """() => {
+FROM_THE_TOP = """() => {
     getSelection().removeAllRanges();
     document.activeElement?.blur();
     scrollTo(0, 0);
+}"""
+
+# every control that is seen, and what each looks like before it has the focus
+LIST_STOPS = """() => {
     const look = (e) => {
         const s = getComputedStyle(e);
         return [s.outlineStyle, s.outlineWidth, s.boxShadow, s.backgroundColor, s.borderColor,
@@ -158,6 +161,7 @@ def count_stops(page: Page) -> int:
     """
     # code keeps its width: the theme makes what is too wide a stop
     page.evaluate(KEEP_TWO_OF_EACH_KIND, "body :not(pre)")
+    page.evaluate(FROM_THE_TOP)
     page.wait_for_timeout(300)  # the theme looks again after a change
     return page.evaluate(LIST_STOPS)
 

@@ -131,6 +131,7 @@ def test_figures_stay_on_white_on_a_dark_page(visit: Visit) -> None:
 def test_axe_finds_nothing(visit: Visit, theme: str) -> None:
     for width in WIDTHS:
         visit.show(theme, width)
+        visit.page.wait_for_timeout(300)  # what scrolls becomes a stop soon after
         assert pages.barriers(visit.page, pages.RULES[theme]) == [], width
 
 
