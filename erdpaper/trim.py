@@ -5,7 +5,8 @@ the theme's words, which are in the pages already, fonts for browsers from befor
 and the white space of the notebooks and of the claims that can be downloaded.
 Entries of a bibliography get the role that replaced `doc-biblioentry`, an item of the list, and the
 bodies of theorems ids of their own instead of the one that sphinx-proof gives to all; their titles
-lose the id that they share with the whole.
+lose the id that they share with the whole.  Without the address of a repository there is no button
+that opens a notebook elsewhere, where the theme would stop.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 _PATTERNS = (
     "**/*.map",
@@ -62,8 +64,15 @@ def _distinct_bodies(app: Sphinx, doctree: nodes.document) -> None:
             section["ids"] = [f"{section.parent['ids'][0]}-content"]
 
 
+def _without_address(app: Sphinx, config: Config) -> None:
+    if not config.html_theme_options.get("repository_url"):
+        for option in ("launch_buttons", "repository_url", "repository_branch", "path_to_docs"):
+            config.html_theme_options.pop(option, None)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Correct each page and trim after every build; called by Sphinx."""
+    app.connect("config-inited", _without_address)
     app.connect("doctree-read", _distinct_bodies)
     app.connect("html-page-context", _correct)
     # after the claims are written, which is at 500

@@ -1,7 +1,12 @@
 """What no page asks for goes, and everything else stays."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+
+import nbformat
+import pytest
 
 from erdpaper.trim import corrected, shorten, trim
 
@@ -41,3 +46,31 @@ def test_notebooks_lose_white_space_alone(tmp_path: Path) -> None:
     (tmp_path / "claims.json").write_text(json.dumps({"claims": [1, 2]}, indent=2))
     shorten(tmp_path)
     assert (tmp_path / "claims.json").read_text() == '{"claims":[1,2]}\n'
+
+
+CONF = """
+extensions = ["myst_nb", "erdpaper.trim"]
+html_theme = "sphinx_book_theme"
+nb_execution_mode = "off"
+html_theme_options = {
+    "launch_buttons": {"binderhub_url": "https://mybinder.org"},
+    "repository_url": "ADDRESS",
+    "repository_branch": "main",
+}
+"""
+
+
+@pytest.mark.parametrize("address", ["", "https://github.com/someone/copy"])
+def test_a_notebook_has_a_launch_button_if_there_is_an_address(
+    tmp_path: Path, address: str
+) -> None:
+    (tmp_path / "conf.py").write_text(CONF.replace("ADDRESS", address))
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    cells = [nbformat.v4.new_markdown_cell("# Title")]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(notebook, tmp_path / "index.ipynb")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", str(tmp_path), str(tmp_path / "html")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
+    assert ("mybinder.org/v2/gh/someone/copy/main" in page) == bool(address)
