@@ -137,3 +137,9 @@ def test_the_share_of_flags_has_the_interval_of_scipy() -> None:
     found = outcomes.wilson(np.array([1.0] * 7 + [0.0] * 13))
     exact = binomtest(7, 20).proportion_ci(method="wilson")
     assert tuple(found) == pytest.approx((0.35, exact.low, exact.high))
+
+
+def test_shares_over_own_samples_need_some() -> None:
+    assert values.over_own(np.array([0.2, 0.4]), 0.8) == pytest.approx([0.25, 0.5])
+    with np.errstate(all="raise"):
+        assert np.isnan(values.over_own(np.zeros(2), 0.0)).all()

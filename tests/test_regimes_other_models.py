@@ -49,6 +49,7 @@ class Ran:
     figures: list[Figure] = field(default_factory=list)
     shown: list[object] = field(default_factory=list)
     asked_for: int = 0
+    kept: int = 0
 
 
 def picture(rng: np.random.Generator, label: int, height: int, width: int) -> np.ndarray:
@@ -152,7 +153,9 @@ def ran(number: int, model: str, monkeypatch: pytest.MonkeyPatch) -> Ran:
 
     monkeypatch.setattr(plt, "show", show)
     cells = [c for c in execution.load(source(number)).cells if c.cell_type == "code"]
-    done.asked_for = sum("plt.show()" in cell.source for cell in cells)
+    live = ("plt.show()", "showing.show_counts(")
+    done.asked_for = sum(any(text in cell.source for text in live) for cell in cells)
+    done.kept = sum("showing.show_kept(model)" in cell.source for cell in cells)
     for place, cell in enumerate(cells, 1):
         exec(compile(cell.source, f"chapter {number}, cell {place}", "exec"), done.names)
         if "parameters" in cell.metadata.get("tags", []):
@@ -161,7 +164,7 @@ def ran(number: int, model: str, monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 
 def checked(done: Ran, model: str, claims: Path) -> None:
-    """What every chapter has to have done: its own system, all figures, and no record."""
+    """What every chapter has to have done: its own system, all live figures, and no record."""
     opened = done.names.get("opened") or done.names["latents"]
     assert (opened.name, opened.classes) == (model, CLASSES[model])
     assert len(done.figures) == done.asked_for > 0
@@ -206,9 +209,12 @@ def test_spectra_and_speciation(
     done = ran(11, model, monkeypatch)
     checked(done, model, at_hand)
     out = capsys.readouterr().out
+    assert out.count(f"of Fashion-MNIST, and is left out for {model}.") == done.kept == 7
+    asked = CLASSES[model][8 % len(CLASSES[model])]
+    (counts,) = (f for f in done.figures if f.titles[0].startswith(f"{model}, {asked}, "))
+    assert len(counts.titles) == 1
     assert f"What is drawn or measured here and now is of {model};" in out
     assert f"\n{model}: Lambda " in out
-    asked = CLASSES[model][8 % len(CLASSES[model])]
     assert f"{asked}, network: " in out and f"{asked}, exact, own image in: " in out
     assert "the comparison with kept runs needs model fashion" in out
     # estimates that are means of n images vary in n - 1 directions at most
@@ -221,7 +227,9 @@ def test_injection_with_prompts(
 ) -> None:
     done = ran(12, "stable-diffusion", monkeypatch)
     checked(done, "stable-diffusion", at_hand)
-    assert "is of stable-diffusion;" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "is of stable-diffusion;" in out
+    assert out.count("is left out for stable-diffusion.") == done.kept == 4
     titles = [title for figure in done.figures for title in figure.titles]
     assert "goldfish, injected race_car" in titles
     assert done.names["live"].result["labels"] == [1, 2]
@@ -239,6 +247,7 @@ def test_steering_in_pixels(
     done = ran(13, "cifar10", monkeypatch)
     checked(done, "cifar10", at_hand)
     out = capsys.readouterr().out
+    assert out.count("is left out for cifar10.") == done.kept == 5
     assert "is of cifar10;" in out and "\nairplane    to automobile   weighted sum " in out
     titles = [title for figure in done.figures for title in figure.titles]
     assert "airplane to automobile" in titles and "ship to truck" in titles
