@@ -48,7 +48,6 @@ class Request:
 
     run: Path
     out: Path
-    at: int | None = None
     count: int = 50_000
     steps: int = 50
     scale: float = 1.0
@@ -60,6 +59,7 @@ class Request:
     decoder: str | None = None
     precision: Precision = "no"
     cpu: bool = False
+    at: int | None = None
 
 
 class _Cast(nn.Module):

@@ -42,7 +42,9 @@ def load(folder: Path, at: int | None = None) -> Trained:
     config = _config(folder)
     weights = folder / "model.safetensors" if at is None else snapshot(folder, at)
     if not weights.is_file() and at is not None:
-        there = ", ".join(str(int(path.stem[8:])) for path in sorted(folder.glob("average-*")))
+        there = ", ".join(
+            str(int(path.stem[8:])) for path in sorted(folder.glob("average-*.safetensors"))
+        )
         raise ValueError(
             f"the run in {folder} holds no snapshot of step {at}; use one of {there or 'none'}"
         )
