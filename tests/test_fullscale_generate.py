@@ -516,6 +516,13 @@ def test_a_run_that_cannot_be_sampled_is_refused(tmp_path: Path) -> None:
     (unfinished / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"is not finished: it holds no model.safetensors yet"):
         runs.load(unfinished)
+    with pytest.raises(ValueError, match=r"holds no snapshot of step 3; use one of none$"):
+        runs.load(unfinished, at=3)
+    (unfinished / "average-00000007.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"holds no snapshot of step 3; use one of 7$"):
+        runs.load(unfinished, at=3)
+    with pytest.raises(ValueError, match=r"average-00000007.safetensors does not hold the weights"):
+        runs.load(unfinished, at=7)
     (unfinished / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"model.safetensors does not hold the weights of its net"):
         runs.load(unfinished)

@@ -91,7 +91,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ---------------------------------------------------------------- one run
 
 
-@pytest.mark.parametrize(("steps", "every"), [(1, 1), (50, 10), (1_000, 200), (30_000, 200)])
+@pytest.mark.parametrize(
+    ("steps", "every"), [(1, 1), (50, 10), (1_000, 200), (30_000, 300), (1_000_000, 5_000)]
+)
 def test_a_short_run_has_checkpoints_too(tmp_path: Path, steps: int, every: int) -> None:
     asked = command.Request("fashion-dit", tmp_path, steps=steps, cpu=True)
     assert command._prepared(asked, None)[0].every == every

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from erdpaper.files import replacing, write_atomically
 from erdpaper.models.classifier import Classifier
 from erdpaper.training import Batch, Recipe, RunFolder, Trainer, TrainingError, checkpoints
+from erdpaper.training.folder import snapshot
 
 CONFIG = {"model": "small", "betas": (0.9, 0.95), "seed": 3}
 STEPS = 40
@@ -158,6 +159,48 @@ def test_a_run_that_is_left_goes_on_and_a_finished_one_is_done(
     (tmp_path / "model.safetensors").unlink()
     assert list(folder(tmp_path).run(trainer(1, steps=STEPS))) == []
     assert finished(tmp_path) == whole
+
+
+def test_a_snapshot_is_the_average_after_its_step_whatever_came_between(tmp_path: Path) -> None:
+    state: dict[str, Tensor] = {}
+    whole, left = (
+        RunFolder(tmp_path / name, CONFIG, every=5, snapshots=(7, STEPS)) for name in ("a", "b")
+    )
+    running = trainer(steps=STEPS)
+    for record in whole.run(running):
+        if record.step == 7:
+            assert running.average is not None
+            state = {k: v.clone() for k, v in running.average.module.state_dict().items()}
+    kept = load_file(snapshot(whole.path, 7))
+    assert kept.keys() == state.keys()
+    assert all(torch.equal(kept[name], state[name]) for name in state)
+    last = snapshot(whole.path, STEPS).read_bytes()
+    assert last == (whole.path / "model.safetensors").read_bytes()
+
+    # one start goes beyond the snapshot, the next from the checkpoint that came with it
+    for _ in islice(left.run(trainer(steps=STEPS)), 9):
+        pass
+    for _ in left.run(trainer(steps=STEPS)):
+        pass
+    assert snapshot(left.path, 7).read_bytes() == snapshot(whole.path, 7).read_bytes()
+    assert (left.path / "model.safetensors").read_bytes() == last
+    assert left.losses() == whole.losses()
+
+
+@pytest.mark.parametrize("step", [0, -1, STEPS + 1])
+def test_snapshots_are_of_steps_of_the_run(tmp_path: Path, step: int) -> None:
+    asked = RunFolder(tmp_path, CONFIG, snapshots=(step,))
+    with pytest.raises(TrainingError, match=rf"^snapshots must be of steps 1..{STEPS}, got {step}"):
+        next(asked.run(trainer(steps=STEPS)))
+    assert names(tmp_path) == []
+
+
+def test_a_snapshot_that_is_asked_for_too_late_is_one_sentence(tmp_path: Path) -> None:
+    for _ in islice(folder(tmp_path).run(trainer(steps=STEPS)), 6):
+        pass
+    asked = RunFolder(tmp_path, CONFIG, snapshots=(3,))
+    with pytest.raises(TrainingError, match=r"is at step 5, past the snapshot of step 3; leave"):
+        next(asked.run(trainer(steps=STEPS)))
 
 
 def test_the_last_step_is_kept_wherever_it_falls(tmp_path: Path) -> None:

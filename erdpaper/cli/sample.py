@@ -17,8 +17,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--run",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of a finished run of erdpaper train.",
+    help="Folder of a run of erdpaper train.",
 )
+@click.option("--at", type=int, metavar="STEP", help="A snapshot of it [default: its end].")
 @click.option("--out", required=True, type=_FILE, help="The npz to write, in ADM's format.")
 @click.option("--count", default=50_000, show_default=True, help="Images.")
 @click.option("--decoder", help="Folder or hub name of the AutoencoderKL that decodes latents.")

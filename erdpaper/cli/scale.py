@@ -10,6 +10,16 @@ import click
 from erdpaper.cli.base import Refusal, cpu, data_dir, precision, say
 
 
+def _steps(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise Refusal(
+            f"--snapshots takes steps with commas between them, such as 50000,100000, got {text!r}"
+        ) from None
+
+
 @click.command()
 @click.option(
     "--preset",
@@ -31,7 +41,14 @@ from erdpaper.cli.base import Refusal, cpu, data_dir, precision, say
 @click.option(
     "--every",
     type=int,
-    help="Steps between checkpoints [default: a fifth of the run, at most 200].",
+    help="Steps between checkpoints [default: a hundredth of the run, within 200 and 5,000].",
+)
+@click.option(
+    "--snapshots",
+    default="",
+    metavar="STEP,STEP...",
+    callback=_steps,
+    help="Steps after which the averaged network is kept, for `erdpaper sample --at STEP`.",
 )
 @click.option("--accumulate", default=1, show_default=True, help="Parts of a batch, one at a time.")
 @precision

@@ -2,7 +2,8 @@
 
 A folder of runs holds a run folder for each preset, under the preset's name, and in it what
 `erdpaper evaluate --out` wrote: `evaluation.json`, and of guided samples `evaluation-guided.json`
-and `evaluation-interval.json`.
+and `evaluation-interval.json`. Snapshots along a training go by any other name, such as
+`evaluation-at-50000.json`.
 """
 
 import json
@@ -15,6 +16,7 @@ from erdpaper.fullscale.presets import PRESETS
 from erdpaper.fullscale.tables.readings import RUNGS
 
 SAMPLES = 50_000
+_FINAL = ("evaluation", "evaluation-guided", "evaluation-interval")
 _S2 = "imagenet-dit-s2"
 # claim -> (preset, evaluation, published FID)
 _PUBLISHED = {
@@ -95,12 +97,17 @@ def _fid(path: Path) -> float:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         samples, protocol = report["samples"], report["protocol"]
         preset, number = samples["made"]["preset"], samples["images"]
+        at = samples["made"].get("at")
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path} is no report of erdpaper evaluate ({error})") from None
     if protocol != PROTOCOL:
         raise DatasetError(f"{path} is no FID: its features are those of {report['features']}")
     if preset != path.parent.name:
         raise DatasetError(f"{path} is about samples of {preset}, not of {path.parent.name}")
+    if at is not None and path.stem in _FINAL:
+        raise DatasetError(
+            f"{path} is about a snapshot, of step {at:,}; name it evaluation-at-{at}.json"
+        )
     if number != SAMPLES:
         raise DatasetError(f"{path} is about {number:,} samples, and the paper's FIDs about 50,000")
     return float(report["values"]["FID"])

@@ -3,13 +3,14 @@
 - `config.json`, the resolved configuration, written first and compared on every return, except
   for the parts into which a batch is cut;
 - `step-00000400.safetensors`, the last two checkpoints;
+- `average-00050000.safetensors`, what `model.safetensors` would be after a step that was asked for;
 - `losses.csv`, step and loss of every step up to the last checkpoint, and what came after;
 - `model.safetensors`, the averaged network (or the network itself), when all steps are done.
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,32 @@ _FREE = ("accumulate",)
 
 
 class RunFolder:
-    """The folder of one run.  every: steps from one checkpoint to the next."""
+    """The folder of one run.
 
-    def __init__(self, path: Path, config: Mapping[str, Any], every: int = 200) -> None:
+    every: steps from one checkpoint to the next.  snapshots: steps after which the averaged
+    network is kept for good, as `snapshot(path, step)`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        every: int = 200,
+        snapshots: Collection[int] = (),
+    ) -> None:
         if every < 1:
             raise ValueError(f"checkpoints need at least one step between them, got {every}")
         self.path, self.config, self.every = path, dict(config), every
+        self.snapshots = frozenset(snapshots)
 
     def open(self, trainer: Trainer) -> None:
         """Write the configuration, or compare it and put the trainer where the run was.
 
-        Raises TrainingError where the folder holds a run of another configuration.
+        Raises TrainingError where the folder holds a run of another configuration, or one that is
+        past a snapshot without having kept it.
         """
         self.check()
+        self._check_snapshots(trainer.recipe.steps)
         config = self.path / "config.json"
         if trainer.engine.is_main_process and not config.exists():
             write_atomically(config, self._text())
@@ -97,10 +111,13 @@ class RunFolder:
         try:
             for record in trainer.run():
                 unread.append(record)
-                if record.step % self.every == 0 or record.step == trainer.recipe.steps:
+                if self._is_kept(record.step, trainer.recipe.steps):
                     _check(trainer, unread)
                     # losses first: a checkpoint without its losses would leave a gap
                     self._log(unread, main)
+                    # a snapshot too: no kill may come between it and the checkpoint after it
+                    if record.step in self.snapshots:
+                        self._write(snapshot(self.path, record.step), trainer)
                     self._keep(trainer)
                 yield record
         finally:
@@ -119,11 +136,31 @@ class RunFolder:
             for old in self.checkpoints()[:-_KEPT]:
                 old.unlink()
 
+    def _is_kept(self, step: int, last: int) -> bool:
+        return step % self.every == 0 or step in self.snapshots or step == last
+
+    def _check_snapshots(self, last: int) -> None:
+        wrong = [step for step in sorted(self.snapshots) if not 1 <= step <= last]
+        if wrong:
+            raise TrainingError(f"snapshots must be of steps 1..{last:,}, got {wrong[0]:,}")
+        found = self.checkpoints()
+        reached = int(found[-1].stem.removeprefix("step-")) if found else 0
+        for step in sorted(self.snapshots):
+            if step <= reached and not snapshot(self.path, step).exists():
+                raise TrainingError(
+                    f"the run in {self.path} is at step {reached:,}, past the snapshot of step "
+                    f"{step:,}; leave that out or name another folder"
+                )
+
     def _finish(self, trainer: Trainer) -> None:
+        self._write(self.path / "model.safetensors", trainer)
+
+    def _write(self, path: Path, trainer: Trainer) -> None:
+        """The averaged network, or the network itself where none is averaged."""
         network = trainer.model if trainer.average is None else trainer.average.module
         state = checkpoints.gathered(network.state_dict(), trainer)
         if trainer.engine.is_main_process:
-            with _writing(self.path), replacing(self.path / "model.safetensors") as temporary:
+            with _writing(self.path), replacing(path) as temporary:
                 save_file(state, temporary, {"config": json.dumps(self.config)})
 
     def _cut_log(self, step: int) -> None:
@@ -144,6 +181,11 @@ class RunFolder:
                     f"{self.path} holds a run with {name} {there.get(name)!r}, "
                     f"not {here.get(name)!r}; name another folder or delete that one"
                 )
+
+
+def snapshot(folder: Path, step: int) -> Path:
+    """Where a run keeps its averaged network of a step."""
+    return folder / f"average-{step:08d}.safetensors"
 
 
 @contextmanager

@@ -39,6 +39,8 @@ _NOISE, _LABEL = 20, 21
 class Request:
     """What is sampled and how; `run` is the folder of a run, `out` the npz that is written.
 
+    at: the step of a snapshot of the run, by default its end.
+
     scale and interval: classifier-free guidance as in `guidance.cfg` [P Tables 8, 9]; labels: equal
     shares of the classes in turn, or drawn, from all classes or those given; batch: images at a
     time and process, which changes nothing but speed.
@@ -57,6 +59,7 @@ class Request:
     decoder: str | None = None
     precision: Precision = "no"
     cpu: bool = False
+    at: int | None = None
 
 
 class _Cast(nn.Module):
@@ -108,7 +111,7 @@ def _checked(request: Request) -> Trained:
             raise ValueError(f"{name} must be at least 1, got {getattr(request, name)}")
     if not 0 <= request.seed < 2**32:
         raise ValueError(f"the seed must lie in 0..2^32 - 1, got {request.seed}")
-    trained = runs.load(request.run)
+    trained = runs.load(request.run, request.at)
     timetable.edm(trained.schedule, request.steps)
     _check_guidance(request, trained)
     return trained
@@ -151,6 +154,8 @@ def _facts(request: Request, trained: Trained, shown: Pictures) -> dict[str, Any
         "decoder": shown.name,
         "decoder_sha256": shown.sha256,
     }
+    if request.at is not None:
+        described["at"] = request.at
     return {"format": 1, "sampler": "heun", **described, **own}
 
 

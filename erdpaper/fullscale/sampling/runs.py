@@ -13,6 +13,7 @@ from torch import nn
 from erdpaper import targets
 from erdpaper.images import build
 from erdpaper.schedules import Schedule
+from erdpaper.training.folder import snapshot
 
 
 class Trained(NamedTuple):
@@ -31,14 +32,22 @@ class Trained(NamedTuple):
     sha256: str
 
 
-def load(folder: Path) -> Trained:
-    """The averaged network of a finished run, for evaluation, on the CPU.
+def load(folder: Path, at: int | None = None) -> Trained:
+    """The averaged network at the end of a run or in its snapshot of a step, on the CPU.
 
     Raises ValueError for a folder without a run, a run that is not finished or not of a diffusion
-    model, settings that mean nothing, and weights that are not the configured network's.
+    model, a step without a snapshot, settings that mean nothing, and weights that are not the
+    configured network's.
     """
     config = _config(folder)
-    weights = folder / "model.safetensors"
+    weights = folder / "model.safetensors" if at is None else snapshot(folder, at)
+    if not weights.is_file() and at is not None:
+        there = ", ".join(
+            str(int(path.stem[8:])) for path in sorted(folder.glob("average-*.safetensors"))
+        )
+        raise ValueError(
+            f"the run in {folder} holds no snapshot of step {at}; use one of {there or 'none'}"
+        )
     if not weights.is_file():
         raise ValueError(f"the run in {folder} is not finished: it holds no {weights.name} yet")
     network = build.network(config["model"])
