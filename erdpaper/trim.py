@@ -2,7 +2,8 @@
 
 What no page asks for is left out: maps to the sources of scripts and styles, the translations of
 the theme's words, which are in the pages already, fonts for browsers from before woff2, Fraktur,
-and the white space of the notebooks and of the claims that can be downloaded.
+the script that draws again the icons which a font shows already, and the white space of the
+notebooks and of the claims that can be downloaded.
 Entries of a bibliography get the role that replaced `doc-biblioentry`, an item of the list, and the
 bodies of theorems ids of their own instead of the one that sphinx-proof gives to all; their titles
 lose the id that they share with the whole.  Without the address of a repository there is no button
@@ -22,8 +23,10 @@ from sphinx.config import Config
 _PATTERNS = (
     "**/*.map",
     "vendor/fontawesome/*/webfonts/*.ttf",
+    "vendor/fontawesome/*/js/all.min.js*",
     "mathjax/**/MathJax_Fraktur-*.woff",
 )
+_ICON_SCRIPT = re.compile(r'<script src="[^"]*/fontawesome/[^"]*\.js[^"]*"></script>\n?')
 
 
 def trim(static: Path) -> None:
@@ -41,10 +44,20 @@ def shorten(pages: Path) -> None:
         path.write_text(text + "\n", encoding="utf-8")
 
 
+def without_icon_script(pages: Path) -> None:
+    """Take the script of the icons, 1.5 MB, out of every page of a folder."""
+    for path in pages.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        shorter = _ICON_SCRIPT.sub("", text)
+        if shorter != text:
+            path.write_text(shorter, encoding="utf-8")
+
+
 def _trim_build(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         trim(Path(app.outdir) / "_static")
         shorten(Path(app.outdir))
+        without_icon_script(Path(app.outdir))
 
 
 def corrected(body: str) -> str:

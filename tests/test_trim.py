@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from erdpaper.trim import corrected, shorten, trim
+from erdpaper.trim import corrected, shorten, trim, without_icon_script
 
 
 def test_only_maps_translations_and_old_fonts_go(tmp_path: Path) -> None:
@@ -16,6 +16,7 @@ def test_only_maps_translations_and_old_fonts_go(tmp_path: Path) -> None:
     kept = {"scripts/bootstrap.js", "styles/theme.css", f"{fonts}.woff2", "mathjax/a.woff"}
     gone = {"scripts/bootstrap.js.map", "styles/theme.css.map", f"{fonts}.ttf", "locales/de/x.mo"}
     gone.add("mathjax/woff-v2/MathJax_Fraktur-Bold.woff")
+    gone.add("vendor/fontawesome/6.5.2/js/all.min.js")
     for name in kept | gone:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,14 @@ def test_notebooks_lose_white_space_alone(tmp_path: Path) -> None:
     (tmp_path / "claims.json").write_text(json.dumps({"claims": [1, 2]}, indent=2))
     shorten(tmp_path)
     assert (tmp_path / "claims.json").read_text() == '{"claims":[1,2]}\n'
+
+
+def test_pages_ask_for_no_script_that_is_gone(tmp_path: Path) -> None:
+    other = '<script src="_static/doctools.js?v=1"></script>\n'
+    icons = '<script src="../_static/vendor/fontawesome/6.5.2/js/all.min.js?digest=1"></script>\n'
+    (tmp_path / "a.html").write_text(f"<head>\n{icons}{other}</head>")
+    without_icon_script(tmp_path)
+    assert (tmp_path / "a.html").read_text() == f"<head>\n{other}</head>"
 
 
 CONF = """
