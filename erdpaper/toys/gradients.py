@@ -8,12 +8,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
 
-from erdpaper import targets
+from erdpaper import ntk, targets
+from erdpaper.models.mlp import MLP
 from erdpaper.toys.spec import LAW, noisy
-
-_ROWS = 16
 
 
 class Parts(NamedTuple):
@@ -25,24 +23,28 @@ class Parts(NamedTuple):
 
 
 def parts(
-    model: nn.Module,
+    model: MLP,
     target: str,
     schedule: str,
     times: Tensor,
     samples: int,
     generator: torch.Generator,
 ) -> Parts:
-    """Norms of the two parts of a sample's gradient over all parameters, at times (T,)."""
+    """Norms of the two parts of a sample's gradient over all parameters, at times (T,).
+
+    From the blocks of the tangent kernel: ||J^T v||^2 is v^T Theta(x, x) v.
+    """
     rows = []
     for t in times.tolist():
         x, y, bayes = _drawn(target, schedule, t, samples, generator)
-        total = torch.zeros(3, dtype=torch.float64)
-        # a few samples at a time, for each has as many numbers as the network
-        for part in zip(*(z.split(_ROWS) for z in (x, bayes, bayes - y)), strict=True):
-            signal, noise = _pulled_back(model, t, *part)
-            each = (signal, noise, signal + noise)
-            total += torch.stack([g.square().sum(dtype=torch.float64) for g in each])
-        rows.append((total / samples).sqrt())
+        like = next(model.parameters())
+        x, bayes, xi = x.to(like), bayes.to(like), (bayes - y).to(like)
+        with torch.no_grad():
+            residual = model(x, torch.full((samples,), t, dtype=x.dtype)) - bayes
+        kernel = ntk.diagonal(model, (x, t)).double()
+        vectors = torch.stack([residual, xi, residual + xi]).double()
+        squares = torch.einsum("pni,nij,pnj->p", vectors, kernel, vectors)
+        rows.append((squares / samples).sqrt())
     return Parts(*torch.stack(rows, 1))
 
 
@@ -53,29 +55,6 @@ def _drawn(
     alpha, sigma, x0, eps, x = noisy(schedule, t, samples, generator)
     y = targets.get(target).make(x0, eps, alpha, sigma)
     return x, y, LAW.posterior_mean(x, alpha, sigma, target)
-
-
-def _pulled_back(
-    model: nn.Module, t: float, x: Tensor, bayes: Tensor, xi: Tensor
-) -> tuple[Tensor, Tensor]:
-    """J^T (f - f*) and J^T xi of every sample, (N, P) each."""
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
-    like = next(iter(parameters.values()))
-
-    def one(point: Tensor, exact: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        def answer(state: dict[str, Tensor]) -> Tensor:
-            time = torch.full((1,), t, dtype=point.dtype)
-            prediction: Tensor = functional_call(model, state, (point[None], time))[0]
-            return prediction
-
-        f, pull, *_ = vjp(answer, parameters)
-        signal, forced = (
-            torch.cat([g.flatten() for g in pull(part)[0].values()]) for part in (f - exact, noise)
-        )
-        return signal, forced
-
-    pulled: tuple[Tensor, Tensor] = vmap(one)(x.to(like), bayes.to(like), xi.to(like))
-    return pulled
 
 
 def expected(

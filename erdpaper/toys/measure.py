@@ -10,6 +10,7 @@ Evaluation points are fixed: networks measured at the same times see the same on
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -67,10 +68,20 @@ def _mean_square(a: Tensor) -> Tensor:
 
 def excess(model: nn.Module, target: str, schedule: str, times: Tensor | None = None) -> Tensor:
     """E ||f - E[y | x_t]||^2 at times (T,), by default the 25 midpoints; float64."""
+    return excesses(model, (target,), schedule, times)[target]
+
+
+def excesses(
+    model: nn.Module, names: Sequence[str], schedule: str, times: Tensor | None = None
+) -> dict[str, Tensor]:
+    """`excess` of one network as if it had been trained for each of these targets."""
     at = tuple((midpoints() if times is None else times).tolist())
-    levels = _levels(target, schedule, at)
-    answers = _answers(model, levels, at)
-    return torch.stack([_mean_square(f - x.bayes) for f, x in zip(answers, levels, strict=True)])
+    levels = {name: _levels(name, schedule, at) for name in names}
+    answers = _answers(model, levels[names[0]], at)
+    return {
+        name: torch.stack([_mean_square(f - x.bayes) for f, x in zip(answers, each, strict=True)])
+        for name, each in levels.items()
+    }
 
 
 class Losses(NamedTuple):
