@@ -1,6 +1,6 @@
-"""Figures that depend on whose models a chapter runs: of kept results, and of counts made live."""
+"""What depends on whose models a chapter runs: figures and numbers of kept results, live counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 
@@ -19,6 +19,14 @@ def show_kept(model: str) -> None:
         return
     plt.close("all")
     print(f"The figure here is of kept results of Fashion-MNIST, and is left out for {model}.")
+
+
+def teller(model: str) -> Callable[[str], None]:
+    """What prints numbers of kept results: `print` for fashion, nothing for another model.
+
+    `regimes.system.announce` says so once a page.
+    """
+    return print if model == OWN_MODEL else lambda text: None
 
 
 def show_counts(levels: Sequence[float], counts: Mapping[str, Sequence[int]], title: str) -> None:

@@ -210,7 +210,7 @@ def test_spectra_and_speciation(
     checked(done, model, at_hand)
     out = capsys.readouterr().out
     assert out.count(f"of Fashion-MNIST, and is left out for {model}.") == done.kept == 7
-    asked = CLASSES[model][8 % len(CLASSES[model])]
+    asked = "bird" if model == "cifar10" else CLASSES[model][8 % len(CLASSES[model])]
     (counts,) = (f for f in done.figures if f.titles[0].startswith(f"{model}, {asked}, "))
     assert len(counts.titles) == 1
     assert f"What is drawn or measured here and now is of {model};" in out
@@ -283,13 +283,16 @@ def test_injection_with_classes_by_the_command(copies: dict[str, str], tmp_path:
     blank.mkdir()
     write_blank_cifar(blank)
     made = by_command(12, "cifar10", copies | {"ERDPAPER_CIFAR10": str(blank)}, tmp_path)
-    assert "is of cifar10;" in "".join(outputs(made, "stream"))
+    said = "".join(outputs(made, "stream"))
+    assert "is of cifar10;" in said
     assert len(outputs(made, "image/png")) == sum("plt.show()" in c.source for c in made.cells)
     judged = [text for text in outputs(made, "text/plain") if text.startswith("12.")]
     assert len(judged) > 20 and all("needs model fashion" in text for text in judged)
     # the live cases are pairs of the model's own classes
     (half,) = (text for text in judged if text.startswith("12.half-symmetric"))
     assert "ship and truck" in half and "airplane and automobile" in half
+    # of what is kept, which is of clothes, no number is shown
+    assert not any("Trouser" in text for text in (said, *judged))
 
 
 def test_steering_with_prompts_by_the_command(copies: dict[str, str], tmp_path: Path) -> None:
@@ -299,3 +302,6 @@ def test_steering_with_prompts_by_the_command(copies: dict[str, str], tmp_path: 
     assert len(outputs(made, "image/png")) == sum("plt.show()" in c.source for c in made.cells)
     judged = [text for text in outputs(made, "text/plain") if text.startswith("13.")]
     assert judged and all("needs model fashion" in text for text in judged)
+    assert not any("Sneaker" in text for text in (said, *judged))
+    (coarse,) = (text for text in judged if text.startswith("13.svd-coarse"))
+    assert "banana to goldfish" in coarse

@@ -19,7 +19,7 @@ from erdpaper import metrics, sampling, schedules
 from erdpaper.datasets import DatasetError
 from erdpaper.images.measure import Features
 from erdpaper.posterior import Gaussian
-from erdpaper.regimes import push_curves, push_runs, push_windows, pushes
+from erdpaper.regimes import push_curves, push_realism, push_runs, push_windows, pushes
 from erdpaper.regimes.push_runs import REVERSED, Bench, Pair, Setting, Vector
 from erdpaper.regimes.system import System
 from erdpaper.sampling import Hooks
@@ -346,9 +346,58 @@ def test_kept_runs_are_compared_with_random_vectors_and_each_other(tmp_path: Pat
     assert level.p_value("p", Vector("shared")) == pytest.approx(2 / 21)
     assert found.corruption("p", Vector("shared")) == pytest.approx((1 + 2) / 2)
     assert found.radius("p") == 2
-    # SVD gets 0.2 far, at 1.5 times the distance; shared is there at 0.8 of its first step
-    difference = found.less_real("p", Vector("SVD"), Vector("shared"))
-    assert difference == pytest.approx(0.5, abs=1e-6)
+
+
+# ---------------------------------------------------------------- realism at equal effect
+
+
+def course(*points: tuple[float, float, float]) -> push_realism.Course:
+    return push_realism.Course(*np.array([(0.0, 1.0, 0.0), *points]).T)
+
+
+def test_realism_is_compared_where_both_are_equally_far() -> None:
+    # the first gets 0.2 far, at 1.5 times the distance; the second is there at 0.8 of a step
+    weak, strong = course((1, 1.5, 0.2)), course((1, 1.0, 0.25), (2, 2.0, 0.8))
+    assert push_realism.less_real(weak, strong) == pytest.approx(0.5, abs=1e-6)
+    # half the way, where both get further: at 1 of 2, and at 5/11 of the second step
+    far = course((2, 3.0, 1.0))
+    expected = 2 - (1 + 5 / 11)
+    assert push_realism.less_real(far, strong) == pytest.approx(expected, abs=5e-3)
+
+
+def test_intervals_of_realism_cover_a_known_difference_as_often_as_they_say() -> None:
+    # realism 1 + a shift, with noise that both share and noise of their own: the median is known
+    generator, shift, covered = np.random.default_rng(3), 0.3, 0
+    amounts, way = np.array([0.0, 1.0]), np.array([[0.0], [0.5]])
+    for _ in range(60):
+        shared, own = generator.normal(size=(2, 1, 100))
+        both = {
+            "first": 1 + 0.2 * shared + np.array([[0.0], [shift]]) + 0.02 * own,
+            "second": np.repeat(1 + 0.2 * shared, 2, axis=0),
+        }
+        samples = {
+            k: push_realism.Samples(amounts, v, np.broadcast_to(way, (2, 100)))
+            for k, v in both.items()
+        }
+        (found,) = push_realism.intervals(samples, [("first", "second")])
+        assert found.low <= found.value <= found.high
+        covered += found.low <= shift <= found.high
+    assert covered >= 50
+
+
+def test_kept_intervals_are_about_what_the_kept_curves_say() -> None:
+    found = push_curves.load()
+    for pair in pushes.PAIRS:
+        for first, second in pushes.COMPARED:
+            vectors = Vector(first), Vector(second)  # type: ignore[arg-type]
+            own, other = (
+                push_realism.Course(c.amounts, c.values["realism"], c.values["way"])
+                for c in (found.curve(pair, v) for v in vectors)
+            )
+            gap = found.less_real(pair, *vectors)
+            # the medians of the curves were made apart from those of the intervals
+            assert gap.value == pytest.approx(push_realism.less_real(own, other), abs=5e-3)
+            assert gap.low < gap.high
 
 
 class Told:

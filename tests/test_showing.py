@@ -26,6 +26,14 @@ def test_kept_figures_are_of_their_own_model(
     plt.close("all")
 
 
+def test_kept_numbers_are_told_for_their_own_model_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for model in ("fashion", "cifar10"):
+        showing.teller(model)(f"a number, {model}")
+    assert capsys.readouterr().out == "a number, fashion\n"
+
+
 def test_counts_are_drawn_at_their_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(plt, "show", lambda: drawn.extend(plt.gcf().axes[0].lines))

@@ -20,7 +20,10 @@ OWN_MODEL = "fashion"
 
 @dataclass(frozen=True)
 class Unjudged:
-    """What `record` returns for a run with a model that the claim is not about."""
+    """What `record` returns for a run with a model that the claim is not about.
+
+    values: those that the run computed of its own model; None if they are of what was kept.
+    """
 
     id: str
     model: str
@@ -28,9 +31,12 @@ class Unjudged:
 
     def __repr__(self) -> str:
         """One sentence, and the values that were computed."""
+        said = f"{self.id} needs model {OWN_MODEL} and is not judged with {self.model}"
+        if self.values is None:
+            return said
         computed = self.values.items() if isinstance(self.values, Mapping) else [("", self.values)]
         shown = ", ".join(f"{case} {float(value):.4g}".strip() for case, value in computed)
-        return f"{self.id} needs model {OWN_MODEL} and is not judged with {self.model}: {shown}"
+        return f"{said}: {shown}"
 
 
 @dataclass
@@ -93,7 +99,9 @@ def begin(
     return _session
 
 
-def record(id: str, values: object, spread: object = None) -> Verdict | Unjudged:
+def record(
+    id: str, values: object, spread: object = None, *, live: bool = False
+) -> Verdict | Unjudged:
     """Record what this run measured for a claim and return the verdict.
 
     values: a number for a claim with one case, else a mapping case -> number with exactly the
@@ -103,6 +111,7 @@ def record(id: str, values: object, spread: object = None) -> Verdict | Unjudged
     that the verdict is that of the file and the file that of any CPU.
     The file of the run is written atomically; the profile `smoke` writes nothing. Nor does a run
     of which a parameter `model` is not OWN_MODEL, whose cases need not be those of claims.yml.
+    live: all values are of the run itself, so that a run of another model shows them unjudged.
 
     Raises ClaimError if no session is open, the claim is unknown or another notebook's, or the
     values do not fit it.
@@ -115,7 +124,7 @@ def record(id: str, values: object, spread: object = None) -> Verdict | Unjudged
         raise ClaimError(f"claim {id!r} belongs to {claim.notebook}, not to {session.notebook}")
     model = session.parameters.get("model", OWN_MODEL)
     if model != OWN_MODEL:
-        return Unjudged(id, model, values)
+        return Unjudged(id, model, values if live else None)
     verdict = Verdict(claim, measured(claim, values), spreads(claim, spread))
     session.recorded[id] = {
         "values": verdict.values,

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erdpaper import datasets
+from erdpaper.regimes import push_realism
+from erdpaper.regimes.outcomes import Interval
 from erdpaper.regimes.push_runs import Vector
 from erdpaper.regimes.pushes import BASE, COMMAND, NAME, SETTINGS, random_vectors
 from erdpaper.tasks import read_kept
@@ -18,7 +20,6 @@ Floats = NDArray[np.float64]
 Name = Literal["share", "low", "high", "realism", "states", "way"]
 # how much farther from real images than untouched samples counts as realistic
 LIMIT = 1.25
-_FINE = 601
 
 
 class Share(NamedTuple):
@@ -45,7 +46,7 @@ class Curve:
         for name in ("realism", "states"):
             self.values[name] = self.values[name] / self.values[name][0]
         self.values["way"] = self.values["way"] - self.values["way"][0]
-        self.fine: Floats = np.linspace(0, self.amounts[-1], _FINE)
+        self.fine: Floats = push_realism.fine(self.amounts)
 
     def at(self, name: Name, amount: float | Floats) -> Floats:
         """A value, or values, at amounts."""
@@ -67,8 +68,7 @@ class Curve:
 
     def reaching(self, way: float) -> float | None:
         """The first amount at which the mean feature has made this way; None if none."""
-        there = self.fine[self.at("way", self.fine) >= way - 1e-9]
-        return float(there[0]) if len(there) else None
+        return push_realism.reaching(self.amounts, self.values["way"], way)
 
     @property
     def furthest(self) -> float:
@@ -111,12 +111,11 @@ class Kept(NamedTuple):
         """Mean realism over the pushes, without the untouched samples."""
         return float(self.curve(pair, vector).values["realism"][1:].mean())
 
-    def less_real(self, pair: str, vector: Vector, other: Vector) -> float:
-        """Realism of a vector less that of another, at half the way or as far as both get."""
-        first, second = self.curve(pair, vector), self.curve(pair, other)
-        way = min(0.5, first.furthest, second.furthest)
-        values = [float(c.at("realism", c.reaching(way) or 0.0)) for c in (first, second)]
-        return values[0] - values[1]
+    def less_real(self, pair: str, vector: Vector, other: Vector) -> Interval:
+        """`push_realism.less_real` of two vectors towards the target, with its 95 % interval."""
+        gaps = self.lines[BASE, pair, "realism", 0]["gaps"]
+        found = {(first, second): Interval(*gap) for first, second, *gap in gaps}
+        return found[vector.kind, other.kind]
 
 
 def load(folder: Path | None = None) -> Kept:

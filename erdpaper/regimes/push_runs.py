@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from erdpaper import metrics, sampling
+from erdpaper.images.measure import Features
 from erdpaper.interventions import directions, steering
 from erdpaper.interventions.injection import injection
 from erdpaper.interventions.window import Window
@@ -217,13 +218,11 @@ class Bench:
         states: median distance of a state to the nearest real one; way: of the mean feature from
         the source's (0) to the target's (1).
         """
-        seen, real = self.system.seen(z), self.real
-        features, given = seen.features.double(), seen.logits.argmax(1)
-        agreement = metrics.class_agreement(seen.logits, torch.full_like(given, self.pair.target))
-        near = metrics.nearest_distances(features, real.features) / real.usual[given]
-        far = metrics.nearest_distances(z.flatten(1).double(), real.states)
-        from_mean, to_mean = real.means[self.pair.source], real.means[self.pair.target]
-        along = (to_mean - from_mean) / (to_mean - from_mean).square().sum()
+        seen = self.system.seen(z)
+        wanted = torch.full((len(z),), self.pair.target)
+        agreement = metrics.class_agreement(seen.logits, wanted)
+        far = metrics.nearest_distances(z.flatten(1).double(), self.real.states)
+        near, way = self.each(seen)
         return {
             "shares": metrics.class_balance(seen.logits).shares.tolist(),
             "share": agreement.share,
@@ -231,8 +230,16 @@ class Bench:
             "high": agreement.high,
             "realism": float(near.median()),
             "states": float(far.median()),
-            "way": float(((features - from_mean) @ along).mean()),
+            "way": float(way.mean()),
         }
+
+    def each(self, seen: Features) -> tuple[Tensor, Tensor]:
+        """Realism and way of every sample, (N,) each, float64; see `measured`."""
+        features, real = seen.features.double(), self.real
+        near = metrics.nearest_distances(features, real.features)
+        from_mean, to_mean = real.means[self.pair.source], real.means[self.pair.target]
+        along = (to_mean - from_mean) / (to_mean - from_mean).square().sum()
+        return near / real.usual[seen.logits.argmax(1)], (features - from_mean) @ along
 
     def endpoint_probabilities(self, hooks: Hooks) -> dict[str, list[float]]:
         """Mean probability that x0hat is of the source and of the target, at every level."""

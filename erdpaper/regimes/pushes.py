@@ -11,7 +11,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from erdpaper.files import write_atomically
+from erdpaper.regimes import push_realism
 from erdpaper.regimes.push_runs import (
     CONSTRUCTIONS,
     DIRECTIONS,
@@ -25,7 +29,7 @@ from erdpaper.regimes.push_runs import (
 )
 from erdpaper.regimes.system import fashion
 from erdpaper.sampling import Hooks
-from erdpaper.tasks import Task, fill, write_card
+from erdpaper.tasks import Task, fill, rounded, write_card
 
 NAME = "13_steering"
 COMMAND = "erdpaper regimes"
@@ -51,6 +55,8 @@ OTHER_PAIRS = ("Pullover to Coat", "Ankle boot to T-shirt")
 ONE = 1.0
 # times as far from real images as untouched samples
 _DESTROYED = 2.0
+# whose realism is compared, with intervals
+COMPARED = (("weighted sum", "shared"), *((kind, "injection") for kind in CONSTRUCTIONS))
 _HALF = 0.5  # strength of the injection whose endpoint estimates are looked at
 
 
@@ -133,6 +139,26 @@ def emergence(pair: str) -> str:
     return _line(BASE, pair, kind="emergence", logsnr=logsnr, runs=found)
 
 
+def realism(pair: str) -> str:
+    """How real samples are under each construction less another or injection, as JSON.
+
+    At equal effect, with intervals that need every sample; see `push_realism`.
+    """
+    own = bench(BASE, pair)
+    plain = own.each(own.system.seen(own.run()))
+    samples = {}
+    for vector in (*(Vector(kind) for kind in CONSTRUCTIONS), INJECTION):  # type: ignore[arg-type]
+        steps = amounts(BASE, vector)
+        found = [plain, *(own.each(own.system.seen(own.steered(vector, a))) for a in steps)]
+        near, way = (torch.stack(part).numpy() for part in zip(*found, strict=True))
+        samples[vector.kind] = push_realism.Samples(np.array([0.0, *steps]), near, way)
+    gaps = push_realism.intervals(samples, COMPARED)
+    named = zip(COMPARED, gaps, strict=True)
+    return _line(
+        BASE, pair, kind="realism", gaps=[[*names, *rounded(list(g))] for names, g in named]
+    )
+
+
 def _line(setting: str, pair: str, **facts: object) -> str:
     return json.dumps({"setting": setting, "pair": pair, **facts}) + "\n"
 
@@ -142,6 +168,7 @@ def pieces() -> Iterator[tuple[str, Task]]:
     for pair in PAIRS:
         yield f"{BASE}-{pair}-untouched", partial(untouched, BASE, pair)
         yield f"{BASE}-{pair}-emergence", partial(emergence, pair)
+        yield f"{BASE}-{pair}-realism", partial(realism, pair)
     for vector in vectors():
         for pair in PAIRS:
             name = f"{BASE}-{pair}-{vector.kind}-{vector.variant}"

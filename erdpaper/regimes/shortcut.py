@@ -104,9 +104,9 @@ def statistics(system: System, label: int | None) -> Gaussian:
 
 
 @cache
-def speciation_level(system: System) -> float:
-    """The log-SNR at which SNR = 1 / (Lambda - 1), Lambda of all training states."""
-    return time_from_covariance(system.data("train", None)[0]).logsnr
+def speciation_level(system: System, n: int | None = None) -> float:
+    """The log-SNR at which SNR = 1 / (Lambda - 1), Lambda of the first n training states or all."""
+    return time_from_covariance(system.data("train", None)[0][:n]).logsnr
 
 
 class Reference(NamedTuple):

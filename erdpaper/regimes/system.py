@@ -98,7 +98,7 @@ def announce(model: str) -> None:
     """Print for which model a chapter's sections are, if it is run with another than fashion."""
     if model != "fashion":
         print(f"What is drawn or measured here and now is of {model}; kept results are of")
-        print("Fashion-MNIST, so are the sentences and numbers on them, and no claim is judged.")
+        print("Fashion-MNIST and left out, but for the sentences on them, and no claim is judged.")
 
 
 def open_system(model: str, space: str) -> System:
