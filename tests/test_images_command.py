@@ -1,13 +1,17 @@
 """`erdpaper train`, what its presets build, and what is kept of them."""
 
 import csv
+import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import small_images
@@ -16,16 +20,17 @@ from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
 from fresh_process import fresh_process
 from safetensors.torch import load_file
+from torch import nn
+from tqdm import tqdm
 
 from erdpaper.cli import main
 from erdpaper.images import command, weighting
 from erdpaper.images.presets import PRESETS
 from erdpaper.models.dit import DiT
 from erdpaper.schedules import Cosine
-from erdpaper.training import Labels, Recipe, Stream, Trainer
+from erdpaper.training import Labels, Recipe, Record, Stream, Trainer
 
-STEPS = 12
-DIT = ["--preset", "fashion-dit", "--steps", str(STEPS), "--every", "5"]
+DIT = ["--preset", "fashion-dit", "--steps", "50"]
 
 SCRIPT = """\
 import sys
@@ -51,6 +56,13 @@ main()
 Train = Callable[..., Result]
 
 
+class Whole(NamedTuple):
+    """A run that nobody stopped: its folder, and what its progress bar wrote."""
+
+    folder: Path
+    bar: str
+
+
 @pytest.fixture(scope="module")
 def train() -> Iterator[Train]:
     """The command on small data; each call is like one in a new process."""
@@ -66,17 +78,45 @@ def train() -> Iterator[Train]:
 
 
 @pytest.fixture(scope="module")
-def whole(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nobody stopped, by the default of --out."""
+def followed(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A run by the default of --out."""
     root = tmp_path_factory.mktemp("whole")
     (root / "data").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ERDPAPER_DATA", str(root / "data"))
+        # it is shown at terminals only
+        patch.setattr(command, "tqdm", lambda **asked: tqdm(**asked | {"disable": False}))
         result = train(*DIT)
     assert result.exit_code == 0, result.output
     folder = root / "runs" / "train" / "fashion-dit"
     assert result.stdout == f"the network: {folder / 'model.safetensors'}\n"
-    return folder
+    return Whole(folder, result.stderr)
+
+
+@pytest.fixture(scope="module")
+def whole(followed: Whole) -> Path:
+    return followed.folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same run, killed three steps after its first checkpoint."""
+    root = tmp_path_factory.mktemp("killed")
+    out, script = root / "run", root / "script.py"
+    script.write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, str(script), "train", "--cpu", *DIT, "--out", str(out)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as run:
+        assert run.stdin is not None and run.stdout is not None
+        for step in range(1, 14):
+            assert run.stdout.readline() == f"{step}\n"
+            if step < 13:
+                run.stdin.write("\n")
+                run.stdin.flush()
+        run.kill()
+        assert run.wait() == -signal.SIGKILL
+    return out
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
@@ -110,10 +150,10 @@ def test_every_setting_is_written_beside_the_run(whole: Path) -> None:
         "schedule": "cosine",
         "batch": 64,
         "dropout": 0.1,
-        "steps": 12,
+        "steps": 50,
         "lr": PRESETS["fashion-dit"].recipe.lr,
         "decay": "cosine",
-        "warmup": 1,
+        "warmup": 5,
         "betas": [0.9, 0.999],
         "weight_decay": 0.0,
         "clip": 1.0,
@@ -125,25 +165,49 @@ def test_every_setting_is_written_beside_the_run(whole: Path) -> None:
         "config.json",
         "losses.csv",
         "model.safetensors",
-        "step-00000010.safetensors",
-        "step-00000012.safetensors",
+        "step-00000040.safetensors",
+        "step-00000050.safetensors",
     }
 
 
-def test_the_run_is_what_its_settings_say(whole: Path) -> None:
+def test_the_run_is_what_its_settings_say(whole: Path, killed: Path) -> None:
     torch.manual_seed(0)
     network = DiT.from_name("DiT-fashion")
     shown = small_images.images()
     objective = weighting.objective("erd", Cosine(), "eps")
     draw = Stream(shown.images, objective, 64, 0, Labels(shown.labels, 10, 0.1))
     rate = PRESETS["fashion-dit"].recipe.lr
-    run = Trainer(network, draw, Recipe(12, rate, "cosine", warmup=1, clip=1.0, ema=0.999))
-    assert losses(whole) == [(record.step, float(record.loss)) for record in run.run()]
+    run = Trainer(network, draw, Recipe(50, rate, "cosine", warmup=5, clip=1.0, ema=0.999))
+    first = [(record.step, float(record.loss)) for record in run.run(10)]
+    assert losses(whole)[:10] == first
     assert run.average is not None
-    kept = load_file(whole / "model.safetensors")
-    state = run.average.module.state_dict()
-    assert kept.keys() == state.keys()
-    assert all(torch.equal(part, state[name]) for name, part in kept.items())
+    kept = load_file(killed / "step-00000010.safetensors")
+    for prefix, state in (("model", network.state_dict()), ("average", run.average.state_dict())):
+        names = {name.removeprefix(f"{prefix}.") for name in kept if name.startswith(prefix)}
+        assert names == state.keys()
+        assert all(torch.equal(kept[f"{prefix}.{name}"], part) for name, part in state.items())
+    # what is left in the end is the average
+    last, found = (load_file(whole / f"{n}.safetensors") for n in ("step-00000050", "model"))
+    assert all(torch.equal(last[f"average.module.{name}"], part) for name, part in found.items())
+
+
+def test_the_bar_counts_images_a_second_and_shows_the_loss(followed: Whole) -> None:
+    last = followed.bar.rsplit("\r", 1)[-1]
+    # 50 batches of 64
+    drawn = r"fashion-dit: 100%\|.*\| 3\.20k/3\.20k \["
+    shown = re.search(drawn + r".*, ([\d.]+k?) images/s, loss=([\d.]+), step=50\]", last)
+    assert shown is not None, last
+    assert shown[2] == f"{losses(followed.folder)[-1][1]:.4f}"
+
+
+def test_what_was_done_before_a_run_went_on_is_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("tqdm.std.time", lambda: now)
+    bar = tqdm(total=500, mininterval=1, file=io.StringIO(), disable=False)
+    for step in (31, 32, 33, 34):
+        now += 2
+        command._show(bar, Record(step, torch.tensor(0.5), 0.1), 10)
+    assert bar.n == 340 and bar.format_dict["rate"] == pytest.approx(10 / 2)
 
 
 def test_a_finished_run_is_left_as_it_is(whole: Path, train: Train) -> None:
@@ -154,25 +218,13 @@ def test_a_finished_run_is_left_as_it_is(whole: Path, train: Train) -> None:
 
 
 def test_a_run_that_was_killed_gives_the_same_losses(
-    whole: Path, train: Train, tmp_path: Path
+    whole: Path, killed: Path, train: Train, tmp_path: Path
 ) -> None:
-    out, script = tmp_path / "run", tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, str(script), "train", "--cpu", *DIT, "--out", str(out)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as run:
-        assert run.stdin is not None and run.stdout is not None
-        for step in range(1, 9):
-            assert run.stdout.readline() == f"{step}\n"
-            if step < 8:
-                run.stdin.write("\n")
-                run.stdin.flush()
-        run.kill()
-        assert run.wait() == -signal.SIGKILL
+    out = tmp_path / "run"
+    shutil.copytree(killed, out)
     # it got to its first checkpoint, and the losses after it are lost
-    assert losses(out) == losses(whole)[:5]
-    assert contents(out).keys() == {"config.json", "losses.csv", "step-00000005.safetensors"}
+    assert losses(out) == losses(whole)[:10]
+    assert contents(out).keys() == {"config.json", "losses.csv", "step-00000010.safetensors"}
     result = train(*DIT, "--out", str(out))
     assert result.exit_code == 0
     found, expected = contents(out), contents(whole)
@@ -180,7 +232,7 @@ def test_a_run_that_was_killed_gives_the_same_losses(
     for name in ("config.json", "losses.csv", "model.safetensors"):
         assert found[name] == expected[name]
     # a checkpoint's facts are in no fixed order
-    for name in ("step-00000010.safetensors", "step-00000012.safetensors"):
+    for name in ("step-00000040.safetensors", "step-00000050.safetensors"):
         mine, other = (load_file(folder / name) for folder in (out, whole))
         assert mine.keys() == other.keys()
         assert all(torch.equal(part, other[k]) for k, part in mine.items())
@@ -197,6 +249,29 @@ def test_half_precision_is_close_and_keeps_single_weights(train: Train, tmp_path
     assert found == pytest.approx(expected, rel=2**-7) and found != expected
     kept = load_file(half / "model.safetensors")
     assert {part.dtype for part in kept.values()} == {torch.float32}
+
+
+def test_a_compiled_run_has_the_same_losses(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    # the networks' own tests are of the compiler's C++, which takes half a minute
+    def compile_eagerly(module: nn.Module) -> None:
+        compiled.append(type(module).__name__)
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="aot_eager")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_eagerly)
+    asked = ["--preset", "fashion-latents", "--steps", "3"]
+    for path, more in ((tmp_path / "no", []), (tmp_path / "yes", ["--compile"])):
+        result = train(*asked, *more, "--out", str(path))
+        assert result.exit_code == 0, result.output
+    assert len(compiled) == 1
+    found, expected = (losses(tmp_path / name) for name in ("yes", "no"))
+    assert [step for step, _ in found] == [1, 2, 3]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-5)
+    mine, other = (load_file(tmp_path / name / "model.safetensors") for name in ("yes", "no"))
+    assert mine.keys() == other.keys()
 
 
 def test_accumulated_parts_are_one_batch(train: Train, tmp_path: Path) -> None:
@@ -232,7 +307,7 @@ def test_a_wrong_request_is_one_sentence_and_status_2(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (["--steps", "13"], "holds a run with steps 12, not 13; name another folder or delete"),
+        (["--steps", "13"], "holds a run with steps 50, not 13; name another folder or delete"),
         (["--seed", "1"], "holds a run with seed 0, not 1; name"),
         (["--precision", "bf16"], "holds a run with precision 'no', not 'bf16'; name"),
         (["--preset", "fashion-uvit"], "holds a run with "),

@@ -258,3 +258,15 @@ def test_a_bad_argument_gets_one_sentence(call, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_a_compiled_network_says_the_same() -> None:
+    config = replace(SMALL, size=4, widths=(8,), attention=(0,))
+    model = unet(config)
+    asked = images(config=config), T, LABEL
+    # the C++ is built without its optimisations, for time
+    quickly = {"aot_inductor.debug_compile": True}
+    found = torch.compile(model, options=quickly)(*asked)
+    # diffusers embeds the time in single precision
+    torch.testing.assert_close(found, model(*asked), rtol=0, atol=1e-7)

@@ -229,9 +229,11 @@ def test_a_new_network_is_drawn_as_the_original() -> None:
 
 
 @torch.no_grad()
-def test_the_whole_network_compiles_as_one_graph() -> None:
-    model = random_uvit()
-    found = torch.compile(model, fullgraph=True, backend="aot_eager")(*inputs())
+def test_a_compiled_network_says_the_same() -> None:
+    # one block on each side of a skip; the C++ is built without its optimisations, for time
+    model = random_uvit(replace(SMALL, depth=3))
+    quickly = {"aot_inductor.debug_compile": True}
+    found = torch.compile(model, fullgraph=True, options=quickly)(*inputs())
     torch.testing.assert_close(found, model(*inputs()), rtol=1e-5, atol=1e-5)
 
 

@@ -99,7 +99,7 @@ def period(steps: int) -> int:
 def _show(bar: "tqdm[Any]", record: Record, batch: int) -> None:
     # a resumed run starts where it was, without counting that as speed
     if bar.n == 0 and record.step > 1:
-        bar.initial = bar.n = (record.step - 1) * batch
+        bar.initial = bar.n = bar.last_print_n = (record.step - 1) * batch
     bar.update(batch)
     if record.step % 10 == 0:
         bar.set_postfix(step=record.step, loss=f"{float(record.loss):.4f}", refresh=False)
