@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from fresh_process import fresh_process
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,7 +31,7 @@ PRESET, BATCH, STEPS, DELAY = "rehearsal-erd", 4, 5, 0.05
 def measured() -> tuple[dict[str, Any], dict[str, float]]:
     """A measurement whose steps take at least DELAY, with clocks of our own and torch's count."""
     clocks: dict[str, float] = {}
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, fresh_process():
         real_loss, real_run = weighting.loss, Trainer.run
 
         def slow(*given: Any) -> Any:
@@ -70,7 +71,7 @@ def test_a_rate_is_what_another_clock_allows(
     for part in ("sampling", "encoding"):
         assert 0 < found[part]["seconds"] <= clocks["all"] / 2
         assert found[part]["images_per_s"] == pytest.approx(BATCH / found[part]["seconds"])
-    assert found["sampling"]["decoded"]
+    assert found["sampling"]["decoded"] and 0 < found["core_share"] < 1.5
     assert found["device"].startswith("cpu") and found["training"]["peak_share"] is None
 
 
@@ -147,7 +148,7 @@ def test_the_file_keeps_other_presets_and_refuses_other_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = {"images_per_s": 2.0, "flop_per_s": 3e12, "peak_share": 0.25}
-    entry = {"training": rates, "batch": 4, "device": "A card"}
+    entry = {"training": rates, "batch": 4, "device": "cpu", "core_share": 0.25, "encoder": "vae"}
     file = tmp_path / "new" / "throughput.json"
     assert speeds.load(file) == {}
     speeds.keep(file, "one", entry)
@@ -156,7 +157,8 @@ def test_the_file_keeps_other_presets_and_refuses_other_files(
     result = CliRunner().invoke(main, line)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[0] == (
-        "one: 2 images/s trained, 3 TFLOP/s (25% of the peak); batch 4, A card"
+        "one: 2 images/s trained, 3 TFLOP/s (25% of the peak); batch 4, cpu, "
+        "of which it had 25%, autoencoder vae"
     )
     assert speeds.load(file) == {"one": entry, PRESET: entry}
     file.write_text(json.dumps({"one": {"training": {}}}))

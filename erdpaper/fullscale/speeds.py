@@ -72,4 +72,9 @@ def line(preset: str, entry: dict[str, Any]) -> str:
             if work in entry
         ),
     ]
-    return f"{preset}: {', '.join(said)}; batch {entry['batch']}, {entry['device']}"
+    where = f"batch {entry['batch']}, {entry['device']}"
+    if "core_share" in entry:
+        where += f", of which it had {entry['core_share']:.0%}"
+    if entry.get("encoder"):
+        where += f", autoencoder {entry['encoder']}"
+    return f"{preset}: {', '.join(said)}; {where}"

@@ -81,6 +81,7 @@ def measure(request: Request) -> dict[str, Any]:
     """
     row = checked(request)._replace(batch=request.batch)
     coder = _autoencoder(request, row)
+    begun, used = time.perf_counter(), time.process_time()
     accelerator = engine(request.precision, request.cpu)
     try:
         trainer = _trainer(request, row, accelerator)
@@ -93,7 +94,8 @@ def measure(request: Request) -> dict[str, Any]:
         ) from None
     settings = request._asdict()
     del settings["preset"], settings["cpu"]
-    return found | settings | _machine(accelerator.device)
+    had = (time.process_time() - used) / (time.perf_counter() - begun) / torch.get_num_threads()
+    return found | settings | _machine(accelerator.device, had)
 
 
 def _trainer(request: Request, row: Preset, accelerator: "Accelerator") -> Trainer:
@@ -221,12 +223,16 @@ def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
-    """The card of a measurement: what it ran on, also where a GPU was left alone."""
+def _machine(device: torch.device, had: float) -> dict[str, Any]:
+    """The card of a measurement: what it ran on, also where a GPU was left alone.
+
+    had: the part of its cores that the process got, below 1 on a CPU that others use too.
+    """
     card = command.machine()
     if device.type == "cpu":
         threads = card["device"].split(", ", 1)[1]
         card["device"] = f"cpu, {threads}"
+        card["core_share"] = round(had, 2)
     else:
         card["versions"]["cuda"] = torch.version.cuda
     return card
