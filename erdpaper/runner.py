@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +78,7 @@ def run(request: Request) -> list[Outcome]:
 
 
 def run_reference() -> list[Outcome]:
-    """Execute every notebook at the gpu profile; keep its records, and what they were made with.
+    """Measure the GPU, then execute every notebook at the gpu profile; keep records and card.
 
     Raises RunnerError before any work where torch finds no GPU.
     """
@@ -84,11 +86,21 @@ def run_reference() -> list[Outcome]:
 
     if not torch.cuda.is_available():
         raise RunnerError(f"{reference.COMMAND} needs a CUDA GPU, and torch finds none here")
+    measure_speeds()
     # one at a time: they would share one card
     outcomes = run(Request(parameters={"profile": "gpu"}, jobs=1, timings=True))
     seconds = {outcome.name: outcome.seconds for outcome in outcomes if outcome.error is None}
     reference.keep(datasets.data_dir(), seconds)
     return outcomes
+
+
+def measure_speeds() -> None:
+    """Measure the GPU, which chapter 8 reads, in a process of its own that gives its memory back.
+
+    What does not fit the GPU is said there, and the notebooks go on with what was measured.
+    """
+    command = [sys.executable, "-m", "erdpaper", "throughput", "--precision", "bf16", "--compile"]
+    subprocess.run(command, check=False)
 
 
 def plan(request: Request, root: Path) -> list[Job]:

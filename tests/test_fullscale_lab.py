@@ -80,6 +80,10 @@ def test_everything_measured_decides_every_claim_that_waits(tmp_path: Path) -> N
     [
         ({"protocol": None}, "is no FID: its features are those of weights.pth"),
         ({"images": 10_000}, "is about 10,000 samples, and the paper's FIDs about 50,000"),
+        (
+            {"made": {"preset": "imagenet-dit-b2-erd", "at": 50_000}},
+            r"snapshot, of step 50,000; name it evaluation-at-50000\.json",
+        ),
         ({"made": {"preset": "celeba-dit-s"}}, "samples of celeba-dit-s, not of imagenet-dit-b2-e"),
     ],
 )
@@ -89,6 +93,12 @@ def test_what_is_not_comparable_is_refused(
     write(tmp_path, "imagenet-dit-b2-erd", 32.0, **facts)
     with pytest.raises(DatasetError, match=sentence):
         lab.read(tmp_path)
+
+
+def test_a_snapshot_under_its_own_name_decides_nothing(tmp_path: Path) -> None:
+    made = {"preset": "imagenet-dit-b2-erd", "at": 50_000}
+    write(tmp_path, "imagenet-dit-b2-erd", 90.0, "evaluation-at-50000", made=made)
+    assert lab.decided(lab.read(tmp_path)) == {}
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -279,6 +279,15 @@ def test_presets_are_listed_for_one_that_is_unknown() -> None:
         assert result.stderr.count("\n") == 1
 
 
+def test_a_dry_run_refuses_a_snapshot_that_the_run_does_not_pass(no_data: None) -> None:
+    asked = ["train", "--preset", "imagenet-dit-b2-erd", "--dry-run", "--steps", "100"]
+    assert CliRunner().invoke(main, [*asked, "--snapshots", "1,100"]).exit_code == 0
+    for step in ("0", "101"):
+        result = CliRunner().invoke(main, [*asked, "--snapshots", f"50,{step}"])
+        assert result.exit_code == 2
+        assert result.stderr == f"Error: snapshots must be of steps 1..100, got {step}\n"
+
+
 def test_a_launched_dry_run_speaks_once_and_for_all_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

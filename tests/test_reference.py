@@ -86,7 +86,11 @@ def test_make_calls_the_command() -> None:
 
 
 @pytest.mark.usefixtures("card")
-def test_records_seconds_and_versions_are_kept(root: Path) -> None:
+def test_records_seconds_and_versions_are_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[bool] = []
+    monkeypatch.setattr(
+        runner, "measure_speeds", lambda: measured.append((root / "runs" / "gpu").exists())
+    )
     outcomes = runner.run_reference()
     assert [(o.name, o.error is None) for o in outcomes] == [("01_one", True), ("02_bad", False)]
     results = root / "data" / "results"
@@ -96,6 +100,7 @@ def test_records_seconds_and_versions_are_kept(root: Path) -> None:
     kept = json.loads((results / "gpu" / "card.json").read_text())
     assert kept["device"] == "A card" and kept["memory_gb"] == 85
     assert kept["versions"]["torch"] == torch.__version__ and kept["versions"]["cuda"] == "13.0"
+    assert measured == [False], "the speeds are there before a notebook reads them"
     assert kept["seconds"].keys() == {"01_one"}, "a notebook that failed has no seconds"
 
 

@@ -14,7 +14,7 @@ def main() -> None:
 for _command in (
     *(book.run, book.reference, book.claims),
     encode.encode,
-    scale.train,
+    *(scale.train, scale.throughput),
     sample.sample,
     pack.pack,
     evaluate.evaluate,

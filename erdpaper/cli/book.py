@@ -59,7 +59,7 @@ def run(
 
 @click.command()
 def reference() -> None:
-    """Execute all notebooks at the gpu profile, and keep their records for the ledger."""
+    """Measure the GPU, execute all notebooks at the gpu profile, and keep their records."""
     from erdpaper import runner
     from erdpaper.datasets import DatasetError
 

@@ -83,3 +83,51 @@ def train(preset: str, out: Path | None, data: Path | None, dry_run: bool, **opt
     except (ValueError, DatasetError, TrainingError) as error:
         raise Refusal(str(error)) from error
     say(f"the network: {path}")
+
+
+@click.command()
+@click.option(
+    "--preset",
+    "names",
+    multiple=True,
+    help="What to measure; may be repeated [default: DiT-B/2, L/2, XL/2 and U-ViT-H/2].",
+)
+@click.option("--batch", default=32, show_default=True, help="Images at a time.")
+@click.option("--steps", default=50, show_default=True, help="Training steps that are timed.")
+@click.option("--heun", default=50, show_default=True, help="Steps of the sampler.")
+@click.option(
+    "--encoder", help="AutoencoderKL, folder or hub name [default: untrained, same shape]."
+)
+@precision
+@click.option("--compile", "compiled", is_flag=True, help="Compile the network first.")
+@click.option(
+    "--checkpoint-activations", "recompute", is_flag=True, help="Compute activations again."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file of speeds [default: throughput.json in data/results/].",
+)
+@cpu
+def throughput(names: tuple[str, ...], out: Path | None, **options: Any) -> None:
+    """Measure how fast this device trains, samples and encodes; one device, no data."""
+    import torch
+
+    from erdpaper.datasets import DatasetError
+    from erdpaper.fullscale import speeds, throughput
+
+    gpu = torch.cuda.is_available() and not options["cpu"]
+    try:
+        requests = [throughput.Request(name, **options) for name in names or throughput.PRESETS]
+        for request in requests:
+            throughput.checked(request)
+        file = out or speeds.path(data_dir(), gpu)
+        speeds.load(file)
+        for request in requests:
+            speeds.keep(file, request.preset, throughput.measure(request))
+    except (ValueError, DatasetError) as error:
+        raise Refusal(str(error)) from error
+    except OSError as error:
+        raise Refusal(f"{file} cannot be written: {error.strerror}") from error
+    for name, entry in speeds.load(file).items():
+        say(speeds.line(name, entry))

@@ -9,5 +9,6 @@ Each step is a room, and hands files to the next:
 - `evaluation`: `erdpaper evaluate` and `erdpaper pack`, how far samples are from a reference;
 - `pretrained`: networks of others, by path or hub name;
 - `tables`: the paper's tables as printed; `table5` and `lab` hold presets and runs against them;
+- `throughput` and `speeds`: `erdpaper throughput`, what a device was measured to do;
 - `rehearsals`: all commands at small scale, as chapter 8 runs them.
 """

@@ -14,6 +14,7 @@ from erdpaper.images.presets import Preset, Tool, described
 from erdpaper.models.autoencoder import Autoencoder, Decoder
 from erdpaper.models.classifier import Classifier
 from erdpaper.training import share
+from erdpaper.training.folder import check_snapshots
 
 _FASHION = 60_000
 _GB = 1e9
@@ -45,10 +46,11 @@ class Plan(NamedTuple):
 def plan(request: command.Request, processes: int | None = None) -> Plan:
     """The plan of a request; processes: how many, by default those that a launcher started.
 
-    Raises ValueError for a wrong request.
+    Raises ValueError for a wrong request, and TrainingError for a snapshot that is not on the way.
     """
     row = train.row(request.preset)
     recipe = build.resolved(row.recipe, request.steps, request.accumulate)
+    check_snapshots(request.snapshots, recipe.steps)
     settings = {"preset": request.preset, "seed": request.seed} | described(row) | vars(recipe)
     settings["precision"] = request.precision
     many = int(os.environ.get("WORLD_SIZE", "1")) if processes is None else processes

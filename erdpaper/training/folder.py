@@ -28,6 +28,13 @@ _HEADER = "step,loss\n"
 _FREE = ("accumulate",)
 
 
+def check_snapshots(steps: Collection[int], last: int) -> None:
+    """TrainingError for a snapshot of a step that a run of `last` steps does not have."""
+    wrong = [step for step in sorted(steps) if not 1 <= step <= last]
+    if wrong:
+        raise TrainingError(f"snapshots must be of steps 1..{last:,}, got {wrong[0]:,}")
+
+
 class RunFolder:
     """The folder of one run.
 
@@ -140,9 +147,7 @@ class RunFolder:
         return step % self.every == 0 or step in self.snapshots or step == last
 
     def _check_snapshots(self, last: int) -> None:
-        wrong = [step for step in sorted(self.snapshots) if not 1 <= step <= last]
-        if wrong:
-            raise TrainingError(f"snapshots must be of steps 1..{last:,}, got {wrong[0]:,}")
+        check_snapshots(self.snapshots, last)
         found = self.checkpoints()
         reached = int(found[-1].stem.removeprefix("step-")) if found else 0
         for step in sorted(self.snapshots):

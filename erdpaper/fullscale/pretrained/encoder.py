@@ -96,6 +96,19 @@ def pretrained(name: str) -> Any:
         return loading.pretrained(AutoencoderKL, name, "AutoencoderKL", use_safetensors=True)
 
 
+def untrained() -> Any:
+    """An `AutoencoderKL` of the shape of Stable Diffusion's, which costs what that one costs."""
+    from diffusers import AutoencoderKL
+
+    widths = (128, 256, 512, 512)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        layers_per_block=2,
+    )
+
+
 def digest(network: Any) -> str:
     """The sha256 of a network's weights, names included, wherever they came from."""
     found = hashlib.sha256()

@@ -1,7 +1,7 @@
 """From what a network generates to images: pixels as they are, latents through a decoder."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def _kept(decoder: str | None, device: torch.device) -> Pictures:
 def _pretrained(trained: Trained, name: str, device: torch.device) -> Pictures:
     vae = encoder.pretrained(name)
     config = vae.config
-    channels, height, width = trained.shape
+    channels = trained.shape[0]
     if config.latent_channels != channels:
         raise ValueError(
             f"{name!r} decodes latents of {config.latent_channels} channels, "
@@ -83,14 +83,20 @@ def _pretrained(trained: Trained, name: str, device: torch.device) -> Pictures:
     if config.shift_factor or (wanted is not None and wanted != factor):
         found = f"scales its latents by {factor} and shifts them by {config.shift_factor or 0}"
         raise ValueError(f"{name!r} {found}; this network was trained with a factor of {wanted}")
-    sha256 = encoder.digest(vae)
-    vae = vae.to(device).eval().requires_grad_(False)
+    return decoded(vae.to(device).eval().requires_grad_(False), trained.shape, name)
+
+
+def decoded(vae: Any, shape: tuple[int, int, int], name: str | None) -> Pictures:
+    """Images that an `AutoencoderKL`, on its device, makes of latents of a shape (C, h, w)."""
+    config = vae.config
     # every level but the last doubles the sides
     times = 2 ** (len(config.block_out_channels) - 1)
 
+    @torch.no_grad()
     def decode(z: Tensor) -> Tensor:
-        images: Tensor = vae.decode(z / factor, return_dict=False)[0]
+        images: Tensor = vae.decode(z / config.scaling_factor, return_dict=False)[0]
         return images
 
-    shape = (config.out_channels, height * times, width * times)
-    return Pictures(decode, shape, name, sha256)
+    _, height, width = shape
+    made = (config.out_channels, height * times, width * times)
+    return Pictures(decode, made, name, encoder.digest(vae))
