@@ -1,14 +1,12 @@
 """The Sphinx extension, by building a small book with warnings as errors and reading its pages."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import small_book
 from claim_examples import ENTRY, INTERVAL, SINGLE, data_folder, open_02, write_claims
 
 from erdpaper.claims import Verdict, record
@@ -63,14 +61,8 @@ class Book:
         made = nbformat.v4.new_notebook(cells=[title, cell], metadata={"kernelspec": kernel})
         self.write("notebooks/02_elbo.ipynb", nbformat.writes(made))
 
-    def build(self, *options: str, builder: str = "html") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", builder, *options]
-        return subprocess.run(
-            [*command, str(self.source), str(self.root / builder)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "ERDPAPER_DATA": str(self.data)},
-        )
+    def build(self, *options: str, builder: str = "html") -> small_book.Done:
+        return small_book.build(self.source, self.root / builder, "-b", builder, *options)
 
     def page(self, name: str, builder: str = "html") -> str:
         return (self.root / builder / name).read_text(encoding="utf-8")
@@ -79,6 +71,8 @@ class Book:
 def make_book(root: Path, monkeypatch: pytest.MonkeyPatch) -> Book:
     """A book whose two claims of notebook 02 have records, one of them at the gpu profile only."""
     data_folder(root / "data", monkeypatch)
+    # a book reads the list of the documents' items too, and here there are none
+    (root / "data" / "coverage.yml").write_text("paper: {}\n", encoding="utf-8")
     made = Book(root)
     open_02()
     made.write_notebook(record("02.floor", {"linear": 0.012345, "vp": 0.23456, "gvp": 1e-13}))

@@ -1,13 +1,11 @@
 """The list of what the documents number: complete, pointing somewhere, refused where it is not."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_book
 import yaml
 from claim_examples import ENTRY, INTERVAL, SINGLE, write_claims
 from docutils import nodes
@@ -321,7 +319,7 @@ notebooks/08_full_scale
 """
 
 
-def build(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
+def build(folder: Path, page: str) -> small_book.Done:
     """A small book that shows the list of the folder; warnings are errors."""
     source = folder / "book"
     (source / "notebooks").mkdir(parents=True, exist_ok=True)
@@ -330,12 +328,9 @@ def build(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
     for name in CHAPTERS:
         text = f"# Title of {name}\n\n## A b\n\nText.\n{EQUATIONS if name == '05_erd' else ''}"
         (source / "notebooks" / f"{name}.md").write_text(text, encoding="utf-8")
-    return subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", str(source), str(folder / "html")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "ERDPAPER_DATA": str(folder)},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ERDPAPER_DATA", str(folder))
+        return small_book.build(source, folder / "html")
 
 
 def test_the_directive_draws_counts_and_tables_with_links(folder: Path) -> None:
