@@ -17,7 +17,10 @@ class Done(NamedTuple):
 
 
 def build(source: Path, output: Path, *options: str) -> Done:
-    """Build a book with warnings as errors; the environment says where its data are."""
+    """Build a book with warnings as errors; the environment says where its data are.
+
+    All books of a process name the same parser, for Sphinx keeps the suffixes of the first.
+    """
     said, complained = io.StringIO(), io.StringIO()
     with redirect_stdout(said), redirect_stderr(complained):
         status = build_main(["-W", "--keep-going", *options, str(source), str(output)])

@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import small_book
 
 from erdpaper import effort
 
@@ -42,9 +41,7 @@ def test_line_stands_below_the_title_of_notebooks_only(
     index = "# Home\n\n```{toctree}\nnotebooks/01_timed\nnotebooks/02_new\n```\n"
     (source / "index.md").write_text(index)
     monkeypatch.setenv("ERDPAPER_DATA", str(tmp_path / "data"))
-    # in a process of its own: two builds in one do not register their parsers twice
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", str(source), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = small_book.build(source, tmp_path / "out")
     assert done.returncode == 0, done.stderr
 
     def text_of(name: str) -> str:

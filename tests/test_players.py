@@ -1,20 +1,18 @@
 """The players: numbers against the package's own, pages, and what their captions say."""
 
 import base64
-import io
 import json
 import re
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import small_book
 import torch
 from browser import launched
 from playwright.sync_api import Page
-from sphinx.cmd.build import build_main
 
 from erdpaper import datasets, schedules, targets
 from erdpaper.players import DATA, gram, phase, trajectories
@@ -220,7 +218,7 @@ def test_data_are_small_and_the_same_every_time(name: str) -> None:
 
 
 CONF = """
-extensions = ["myst_parser", "erdpaper.players.sphinx_ext"]
+extensions = ["myst_nb", "erdpaper.players.sphinx_ext"]
 html_theme = "basic"
 """
 INDEX = "# Home\n\nSee [it](#player-phase).\n\n```{toctree}\nmoving\n```\n"
@@ -228,13 +226,11 @@ MOVING = '# Moving\n\n```{player} phase\n:alt: Four "clouds".\n\nThey *merge*.\n
 
 
 def build(root: Path, page: str) -> tuple[int, str]:
-    """Exit status and complaints of a build in this process, which has torch already."""
+    """Exit status and complaints of a build."""
     for name, text in {"conf.py": CONF, "index.md": INDEX, "moving.md": page}.items():
         (root / name).write_text(text, encoding="utf-8")
-    said = io.StringIO()
-    with redirect_stderr(said), redirect_stdout(io.StringIO()):
-        status = build_main(["-W", "--keep-going", str(root), str(root / "out")])
-    return status, said.getvalue()
+    done = small_book.build(root, root / "out")
+    return done.returncode, done.stderr
 
 
 def test_page_with_a_player_has_its_data_scripts_and_words(tmp_path: Path) -> None:

@@ -178,8 +178,8 @@ def test_endpoint_estimates(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # 20 calls of a run instead of 50: it has 44 runs
-    for name, value in {"CALLS": 20, "_KEPT": range(0, 20, 2), "FIFTH": 2}.items():
+    # 10 calls of a run instead of 50: it has 44 runs
+    for name, value in {"CALLS": 10, "_KEPT": range(0, 10, 2), "FIFTH": 1}.items():
         monkeypatch.setattr(endpoint_arms, name, value)
     done = ran(10, model, monkeypatch)
     checked(done, model, at_hand)

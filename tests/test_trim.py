@@ -1,12 +1,11 @@
 """What no page asks for goes, and everything else stays."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import small_book
 
 from erdpaper.trim import corrected, shorten, trim, without_icon_script
 
@@ -78,8 +77,7 @@ def test_a_notebook_has_a_launch_button_if_there_is_an_address(
     cells = [nbformat.v4.new_markdown_cell("# Title")]
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(notebook, tmp_path / "index.ipynb")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", str(tmp_path), str(tmp_path / "html")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = small_book.build(tmp_path, tmp_path / "html")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
     assert ("mybinder.org/v2/gh/someone/copy/main" in page) == bool(address)
