@@ -146,7 +146,7 @@ def realism(pair: str) -> str:
     """
     own = bench(BASE, pair)
     plain = own.each(own.system.seen(own.run()))
-    samples = {}
+    samples: dict[str, push_realism.Samples] = {}
     for vector in (*(Vector(kind) for kind in CONSTRUCTIONS), INJECTION):  # type: ignore[arg-type]
         steps = amounts(BASE, vector)
         found = [plain, *(own.each(own.system.seen(own.steered(vector, a))) for a in steps)]
