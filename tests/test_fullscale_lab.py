@@ -36,7 +36,9 @@ def write(
 
 def test_values_are_read_by_preset_and_divided_by_what_is_published(tmp_path: Path) -> None:
     write(tmp_path, "imagenet-dit-b2-erd", 33.0)
-    write(tmp_path, "imagenet-uvit-h2-erd-long", 1.8, "evaluation-guided")
+    long = "imagenet-uvit-h2-erd-long"
+    guided = {"preset": long, "scale": 1.5, "interval": None}
+    write(tmp_path, long, 1.8, "evaluation-guided", made=guided)
     (tmp_path / "imagenet-dit-l2-erd").mkdir()
     (tmp_path / "notes").mkdir()
     fids = lab.read(tmp_path)
@@ -63,8 +65,10 @@ def test_a_comparison_waits_for_all_of_its_cases(tmp_path: Path) -> None:
 def test_everything_measured_decides_every_claim_that_waits(tmp_path: Path) -> None:
     for preset in PRESETS:
         write(tmp_path, preset, 10.0)
-        write(tmp_path, preset, 10.0, "evaluation-guided")
-        write(tmp_path, preset, 10.0, "evaluation-interval")
+        guided = {"preset": preset, "scale": 1.5, "interval": None}
+        write(tmp_path, preset, 10.0, "evaluation-guided", made=guided)
+        within = {"preset": preset, "scale": 2.1, "interval": [0.0, 0.8]}
+        write(tmp_path, preset, 10.0, "evaluation-interval", made=within)
     found = lab.decided(lab.read(tmp_path))
     listed = claims.load(ROOT / "data")
     assert found.keys() == {id for id in listed if id.startswith("08.run-")}
@@ -83,6 +87,10 @@ def test_everything_measured_decides_every_claim_that_waits(tmp_path: Path) -> N
         (
             {"made": {"preset": "imagenet-dit-b2-erd", "at": 50_000}},
             r"snapshot, of step 50,000; name it evaluation-at-50000\.json",
+        ),
+        (
+            {"made": {"preset": "imagenet-dit-b2-erd", "scale": 1.5, "interval": None}},
+            "samples at scale 1.5 on all levels, not as its name says",
         ),
         ({"made": {"preset": "celeba-dit-s"}}, "samples of celeba-dit-s, not of imagenet-dit-b2-e"),
     ],

@@ -41,7 +41,8 @@ def _steps(_context: click.Context, _option: click.Parameter, text: str) -> tupl
 @click.option(
     "--every",
     type=int,
-    help="Steps between checkpoints [default: a hundredth of the run, within 200 and 5,000].",
+    help="Steps between checkpoints [default: a hundredth of the run, within 200 and 5,000; "
+    "a fifth below 1,000 steps].",
 )
 @click.option(
     "--snapshots",

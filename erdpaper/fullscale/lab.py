@@ -16,7 +16,12 @@ from erdpaper.fullscale.presets import PRESETS
 from erdpaper.fullscale.tables.readings import RUNGS
 
 SAMPLES = 50_000
-_FINAL = ("evaluation", "evaluation-guided", "evaluation-interval")
+# what a final report is called -> the guidance of its samples, scale and interval
+_FINAL: dict[str, tuple[float, list[float] | None]] = {
+    "evaluation": (1.0, None),
+    "evaluation-guided": (1.5, None),
+    "evaluation-interval": (2.1, [0.0, 0.8]),
+}
 _S2 = "imagenet-dit-s2"
 # claim -> (preset, evaluation, published FID)
 _PUBLISHED = {
@@ -107,6 +112,12 @@ def _fid(path: Path) -> float:
     if at is not None and path.stem in _FINAL:
         raise DatasetError(
             f"{path} is about a snapshot, of step {at:,}; name it evaluation-at-{at}.json"
+        )
+    guidance = (samples["made"].get("scale", 1.0), samples["made"].get("interval"))
+    if path.stem in _FINAL and guidance != _FINAL[path.stem]:
+        raise DatasetError(
+            f"{path} is about samples at scale {guidance[0]} on {guidance[1] or 'all levels'}, "
+            "not as its name says"
         )
     if number != SAMPLES:
         raise DatasetError(f"{path} is about {number:,} samples, and the paper's FIDs about 50,000")

@@ -66,12 +66,12 @@ def line(preset: str, entry: dict[str, Any]) -> str:
         f"{training['images_per_s']:.3g} images/s trained",
         f"{training['flop_per_s'] / 1e12:.3g} TFLOP/s"
         + ("" if share is None else f" ({share:.0%} of the peak)"),
-        *(
-            f"{entry[work]['images_per_s']:.3g} images/s {done}"
-            for work, done in (("sampling", "sampled"), ("encoding", "encoded"))
-            if work in entry
-        ),
     ]
+    if "sampling" in entry:
+        rate = entry["sampling"]["images_per_s"]
+        said.append(f"{rate:.3g} images/s sampled in {entry['heun']} Heun steps")
+    if "encoding" in entry:
+        said.append(f"{entry['encoding']['images_per_s']:.3g} images/s encoded")
     where = f"batch {entry['batch']}, {entry['device']}"
     if "core_share" in entry:
         where += f", of which it had {entry['core_share']:.0%}"
