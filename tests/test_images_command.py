@@ -3,18 +3,15 @@
 import csv
 import io
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import small_images
+import step_by_step
 import torch
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
@@ -102,20 +99,9 @@ def whole(followed: Whole) -> Path:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the same run, killed three steps after its first checkpoint."""
     root = tmp_path_factory.mktemp("killed")
-    out, script = root / "run", root / "script.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, str(script), "train", "--cpu", *DIT, "--out", str(out)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as run:
-        assert run.stdin is not None and run.stdout is not None
-        for step in range(1, 14):
-            assert run.stdout.readline() == f"{step}\n"
-            if step < 13:
-                run.stdin.write("\n")
-                run.stdin.flush()
-        run.kill()
-        assert run.wait() == -signal.SIGKILL
+    out = root / "run"
+    command = ("train", "--cpu", *DIT, "--out", str(out))
+    step_by_step.kill_after(13, step_by_step.start(root / "script.py", SCRIPT, *command))
     return out
 
 

@@ -1,15 +1,14 @@
 """A run in a folder: killed at any moment it goes on, and a run that breaks says what is left."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
 import pytest
+import step_by_step
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -56,11 +55,7 @@ for record in folder.run(trainer(steps=40)):
 
 def start(path: Path, die_in_save_of: int) -> "subprocess.Popen[str]":
     script = path.parent / "script.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, str(script), str(path), str(die_in_save_of)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+    return step_by_step.start(script, SCRIPT, str(path), str(die_in_save_of))
 
 
 def folder(path: Path, every: int = 5) -> RunFolder:
@@ -89,17 +84,7 @@ def test_a_run_killed_twice_is_the_uninterrupted_run(
 ) -> None:
     path = tmp_path / "run"
     # killed between two steps, after three losses which no checkpoint covers
-    first = start(path, -1)
-    assert first.stdout is not None and first.stdin is not None
-    for step in range(1, 14):
-        assert first.stdout.readline() == f"{step}\n"
-        if step < 13:
-            first.stdin.write("\n")
-            first.stdin.flush()
-    first.kill()
-    assert first.wait() == -signal.SIGKILL
-    first.stdin.close()
-    first.stdout.close()
+    step_by_step.kill_after(13, start(path, -1))
     with (path / "losses.csv").open("a") as log:
         log.write("11,0.5\n12,0.")
     assert names(path)[-2:] == ["step-00000005.safetensors", "step-00000010.safetensors"]
