@@ -1,32 +1,73 @@
-"""What depends on whose models a chapter runs: figures and numbers of kept results, live counts."""
+"""What depends on whose models a chapter runs: figures, numbers and claims of kept results."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 
-from erdpaper import figures
+from erdpaper import claims, figures
+from erdpaper.regimes import plans
+from erdpaper.regimes.plans import FASHION, OWN_MODEL, Plan
 
-OWN_MODEL = "fashion"
 
+@dataclass(frozen=True)
+class Page:
+    """A chapter run with a model.
 
-def show_kept(model: str) -> None:
-    """Show the figures drawn of kept results; for another model than fashion say why not.
-
-    Kept results are of Fashion-MNIST's models, and a page of another model must not present them.
+    live: the plan of what it draws here and now. kept: that of the kept results which it reads:
+    the model's own, or those of Fashion-MNIST where it has none, which are not shown then.
     """
-    if model == OWN_MODEL:
-        plt.show()
-        return
-    plt.close("all")
-    print(f"The figure here is of kept results of Fashion-MNIST, and is left out for {model}.")
+
+    live: Plan
+    kept: Plan
+
+    @property
+    def own(self) -> bool:
+        """Whether the kept results are of the model."""
+        return self.kept.model == self.live.model
+
+    def announce(self) -> None:
+        """Print whose the results are, if the page is run with another model than fashion."""
+        model = self.live.model
+        if model == OWN_MODEL:
+            return
+        if self.own:
+            print(f"All that is drawn or measured is of {model}, here and now or by")
+            print(f"`{self.kept.command}`; the sentences are on")
+            print("Fashion-MNIST, and claims are compared but not judged.")
+            return
+        print(f"What is drawn or measured here and now is of {model}; kept results are of")
+        print("Fashion-MNIST and left out, but for the sentences on them, and no claim is judged.")
+        print(f"`erdpaper regimes --model {model}` keeps results of its own.")
+
+    def show(self, of: Plan | None = None) -> None:
+        """Show the figures drawn of kept results, of a plan if given; leave out other models'.
+
+        Kept results are of one model, and a page of another must not present them.
+        """
+        if (of or self.kept).model == self.live.model:
+            plt.show()
+            return
+        plt.close("all")
+        model = self.live.model
+        print(f"The figure here is of kept results of Fashion-MNIST, and is left out for {model}.")
+
+    def tell(self, text: str) -> None:
+        """Print numbers of kept results if they are of the model; `announce` says it once."""
+        if self.own:
+            print(text)
+
+    def record(
+        self, id: str, values: object, spread: object = None
+    ) -> claims.Verdict | claims.Unjudged:
+        """`claims.record` for values of kept results."""
+        return claims.record(id, values, spread, live=self.own)
 
 
-def teller(model: str) -> Callable[[str], None]:
-    """What prints numbers of kept results: `print` for fashion, nothing for another model.
-
-    `regimes.system.announce` says so once a page.
-    """
-    return print if model == OWN_MODEL else lambda text: None
+def open_page(model: str) -> Page:
+    """The page of a notebook's parameter `model`."""
+    kept = plans.measured(model)
+    return Page(kept or plans.unmeasured(model), kept or FASHION)
 
 
 def show_counts(levels: Sequence[float], counts: Mapping[str, Sequence[int]], title: str) -> None:

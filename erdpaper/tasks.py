@@ -50,12 +50,17 @@ def _write(path: Path, task: Task) -> None:
     write_atomically(path, task())
 
 
-def write_card(folder: Path, command: str, unit: str, **facts: Any) -> None:
-    """card.json: the command, the given facts, device, versions and date."""
+def write_card(
+    folder: Path, command: str, unit: str, device: str | None = None, **facts: Any
+) -> None:
+    """card.json: the command, the given facts, device, versions and date.
+
+    device: where the unit was made, by default one thread of the CPU.
+    """
     card = {
         "command": command,
         **facts,
-        "device": f"cpu, {platform.machine()}, one thread a {unit}",
+        "device": device or f"cpu, {platform.machine()}, one thread a {unit}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "date": datetime.now(UTC).date().isoformat(),
     }

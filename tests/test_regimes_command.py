@@ -1,5 +1,6 @@
 """One command makes everything that the chapters on sampling read."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from erdpaper import datasets
 from erdpaper.cli import main
 from erdpaper.regimes import command, contraction_runs, networks
+from erdpaper.regimes.plans import FASHION
 
 PARTS = (contraction_runs, *command._PARTS)
 
@@ -26,14 +28,16 @@ def test_each_part_gets_folders_of_its_own_and_networks_come_first(
     trained = work / "regimes" / "networks"
     assert calls[:2] == [
         ("networks", (trained, 3)),
-        (PARTS[0].NAME, (work / PARTS[0].NAME, trained, tmp_path / PARTS[0].NAME, 3)),
+        (PARTS[0].NAME, (work / PARTS[0].NAME, trained, tmp_path / PARTS[0].NAME, 3, FASHION)),
     ]
-    assert calls[2:] == [(p.NAME, (work / p.NAME, tmp_path / p.NAME, 3)) for p in PARTS[1:]]
+    assert calls[2:] == [
+        (p.NAME, (work / p.NAME, tmp_path / p.NAME, 3, FASHION)) for p in PARTS[1:]
+    ]
 
 
 def test_everything_that_is_kept_is_there_with_the_command_that_made_it() -> None:
     for part in PARTS:
         folder = datasets.data_dir() / "results" / part.NAME
-        assert (folder / "runs.jsonl").exists(), f"{folder} lacks runs.jsonl: {part.COMMAND}"
+        assert (folder / "runs.jsonl").exists(), f"{folder} lacks runs.jsonl: {FASHION.command}"
         assert (folder / "card.json").exists()
-        assert part.COMMAND == "erdpaper regimes"
+        assert json.loads((folder / "card.json").read_text())["command"] == FASHION.command

@@ -16,8 +16,9 @@ from erdpaper import sampling
 from erdpaper.images.measure import Features
 from erdpaper.posterior import Gaussian
 from erdpaper.regimes import contraction, contraction_runs, diversity
+from erdpaper.regimes.plans import FASHION, Plan
 from erdpaper.regimes.system import System
-from erdpaper.schedules import Cosine
+from erdpaper.schedules import Cosine, StableDiffusion
 from erdpaper.speciation import pair_agreement, separation
 from erdpaper.spectral import count, participation_ratio
 
@@ -159,12 +160,12 @@ def small_system() -> System:
 
 
 def test_a_piece_measures_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contraction_runs, "fashion", lambda space: small_system())
+    monkeypatch.setattr(Plan, "system", lambda plan, space: small_system())
     levels = (-4.0, 1.0, 8.0)
     monkeypatch.setattr(contraction_runs, "LEVELS", {"pixels": levels})
-    monkeypatch.setattr(contraction_runs, "CLASSES", (1,))
+    plan = replace(FASHION, counted=(1,), most=1_000)
     pieces = [contraction_runs.Piece("pixels", 1, s) for s in ("images", "kept", "exact", "wiener")]
-    found = {c["name"]: c for p in pieces for c in contraction_runs.measure(p, Path(), 1_000)}
+    found = {c["name"]: c for p in pieces for c in contraction_runs.measure(p, Path(), plan)}
 
     x0 = small_system().data("train", 1)[0][:1_000].flatten(1)
     own = contraction.ranks(x0, 1.0)
@@ -207,9 +208,12 @@ def test_every_piece_has_a_file_of_its_own() -> None:
     assert len(pieces) == 2 * 3 * 5 + (3 * 3 + 2) + (3 + 2)
 
 
-def test_too_few_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="the class has 1000 images, fewer than the 2000 asked"):
-        contraction_runs.images(small_system(), 1, 2_000)
+def test_levels_are_those_that_the_schedule_has() -> None:
+    late = replace(small_system(), schedule=StableDiffusion())
+    assert contraction_runs.reached(late, "latents")[0] == -5.0
+    assert contraction_runs.reached(small_system(), "latents") == list(
+        contraction_runs.LEVELS["latents"]
+    )
 
 
 def test_diversity_counts_samples_of_the_data_as_all_there_is() -> None:
@@ -243,11 +247,11 @@ def test_a_class_is_decided_as_the_two_gaussians_say(monkeypatch: pytest.MonkeyP
     x0 = torch.randn(8_000, 2, generator=generator)
     x0[:, 0] += 4.0 * labels - 2
     small = replace(small_system(), shape=(2,), data=lambda split, label: of(x0, labels, label))
-    monkeypatch.setattr(contraction_runs, "fashion", lambda space: small)
+    monkeypatch.setattr(Plan, "system", lambda plan, space: small)
     levels = (-4.0, -1.0, 1.0)
     monkeypatch.setattr(contraction_runs, "LEVELS", {"latents": levels})
     piece = contraction_runs.Piece("latents", 1, "classes")
-    (found,) = contraction_runs.measure(piece, Path(), 1_000)
+    (found,) = contraction_runs.measure(piece, Path())
     for level, share in zip(levels, found["agreement"], strict=True):
         expected = pair_agreement(separation(level, 2.0))
         assert share == pytest.approx(expected, abs=0.02)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from erdpaper.datasets import DatasetError
-from erdpaper.regimes import contraction_kept, contraction_runs, diversity, shortcut, shortcut_runs
+from erdpaper.regimes import contraction_kept, contraction_runs, shortcut, shortcut_runs
 from erdpaper.regimes.contraction_kept import Kept
 
 
@@ -78,6 +78,7 @@ def test_distance_from_kept_values_is_in_half_widths_of_the_prediction_interval(
     mean, std = sum(logs) / 5, stats.tstd(logs)
     edge = math.exp(mean + stats.t.ppf(0.995, 4) * std * math.sqrt(6 / 5))
     assert contraction_kept.away(edge, parts) == pytest.approx(1)
+    assert math.isnan(contraction_kept.away(edge, None))
     # equal parts have no spread: two per cent count as none
     assert contraction_kept.away(102.0, [100.0] * 5) == pytest.approx(1)
 
@@ -86,7 +87,7 @@ def test_what_the_work_folder_has_is_collected_and_not_made_again(tmp_path: Path
     work, out = tmp_path / "work", tmp_path / "kept"
     work.mkdir()
     line = json.dumps(KEPT.lines[0]) + "\n"
-    made = contraction_runs.tasks(work, tmp_path) | diversity.tasks(work, contraction_runs.CLASSES)
+    made = contraction_runs.tasks(work, tmp_path)
     for path in made:
         path.write_text(line)
     contraction_runs.collect(work, tmp_path, out, 1)

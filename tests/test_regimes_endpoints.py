@@ -408,8 +408,8 @@ def test_spaces_of_another_model_are_made_once(monkeypatch: pytest.MonkeyPatch) 
         endpoint_kept, "pieces", lambda *_: {key: partial(line, key) for key in keys}
     )
     kept = endpoint_kept.made("cifar10", endpoint_kept.Sizes())
-    assert made == [keys[0], keys[2], keys[4]] and list(kept.lines) == keys
-    assert kept.arm("pixels") == kept.arm("latents") | {"name": keys[1]}
+    assert made == [keys[1], keys[2], keys[4]] and list(kept.lines) == keys
+    assert kept.arm("latents") == kept.arm("pixels") | {"name": keys[0]}
     assert kept.lines["joined latents"]["same"] == [2]
 
 
@@ -422,7 +422,7 @@ def test_arms_have_names_of_their_own_and_are_read_back(tmp_path: Path, monkeypa
     monkeypatch.setattr(
         endpoint_kept,
         "pieces",
-        lambda: {key: partial(endpoint_kept._line, key, {"same": [0.5]})},
+        lambda *_: {key: partial(endpoint_kept._line, key, {"same": [0.5]})},
     )
     endpoint_kept.collect(tmp_path / "work", tmp_path / "out", 1)
     kept = endpoint_kept.load(tmp_path / "out")

@@ -4,11 +4,12 @@ One chapter for each model goes the whole way that a reader goes, by `erdpaper r
 of the others are executed here, in one process, so that the libraries are imported once.
 """
 
+import ast
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,25 @@ import tiny_pipelines as tiny
 from PIL import Image
 
 from erdpaper import execution
+from erdpaper.claims import Unjudged
 from erdpaper.fullscale.data import cifar10
 from erdpaper.fullscale.pretrained import stable_diffusion
-from erdpaper.regimes import endpoint_arms
+from erdpaper.regimes import (
+    command,
+    contraction_runs,
+    course,
+    crossings,
+    decided,
+    endpoint_arms,
+    endpoint_kept,
+    injection_effects,
+    injection_runs,
+    plans,
+    pushes,
+    shortcut_runs,
+    windows,
+)
+from erdpaper.regimes.plans import Plan
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 FOLDERS = ("banana", "goldfish", "race_car")
@@ -155,12 +172,21 @@ def ran(number: int, model: str, monkeypatch: pytest.MonkeyPatch) -> Ran:
     cells = [c for c in execution.load(source(number)).cells if c.cell_type == "code"]
     live = ("plt.show()", "showing.show_counts(")
     done.asked_for = sum(any(text in cell.source for text in live) for cell in cells)
-    done.kept = sum("showing.show_kept(model)" in cell.source for cell in cells)
+    done.kept = sum("page.show(" in cell.source for cell in cells)
     for place, cell in enumerate(cells, 1):
-        exec(compile(cell.source, f"chapter {number}, cell {place}", "exec"), done.names)
+        execute(cell.source, f"chapter {number}, cell {place}", done)
         if "parameters" in cell.metadata.get("tags", []):
             done.names |= {"profile": "smoke", "model": model}
     return done
+
+
+def execute(source: str, name: str, done: Ran) -> None:
+    """Execute a cell, and keep the value of its last line as a notebook shows it."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, name, "exec"), done.names)
+    if isinstance(last, ast.Expr):
+        done.shown.append(eval(compile(ast.Expression(last.value), name, "eval"), done.names))
 
 
 def checked(done: Ran, model: str, claims: Path) -> None:
@@ -210,13 +236,13 @@ def test_spectra_and_speciation(
     checked(done, model, at_hand)
     out = capsys.readouterr().out
     assert out.count(f"of Fashion-MNIST, and is left out for {model}.") == done.kept == 7
-    asked = "bird" if model == "cifar10" else CLASSES[model][8 % len(CLASSES[model])]
+    asked = "bird" if model == "cifar10" else CLASSES[model][0]
     (counts,) = (f for f in done.figures if f.titles[0].startswith(f"{model}, {asked}, "))
     assert len(counts.titles) == 1
     assert f"What is drawn or measured here and now is of {model};" in out
     assert f"\n{model}: Lambda " in out
     assert f"{asked}, network: " in out and f"{asked}, exact, own image in: " in out
-    assert "the comparison with kept runs needs model fashion" in out
+    assert "there are no kept runs to compare it with" in out
     # estimates that are means of n images vary in n - 1 directions at most
     counted = re.findall(r"exact, own image in: (\d+) at .*?, (\d+) at", out)
     assert all(0 < int(k) < len(done.names["bags"]) for k in counted[0])
@@ -256,6 +282,95 @@ def test_steering_in_pixels(
     x, labels = own.system.data("train", None)
     means = [x[labels == k].mean(0).flatten().double() for k in own.pair]
     assert float((own.difference - (means[1] - means[0])).abs().max()) < 1e-5
+
+
+# parts that are measured, chapters that show them, and how many figures are of Fashion-MNIST alone
+OWN = {
+    "cifar10": ((endpoint_kept, pushes), (10, 13), 0),
+    "stable-diffusion": ((crossings, shortcut_runs, windows), (11, 12), 1),
+}
+
+
+TRAININGS = {"11.contraction-stays", "11.same-for-all-targets"}
+
+
+def in_turn(tasks: Mapping[Path, Callable[[], str]], *_: object, **__: object) -> None:
+    """In the place of `tasks.fill`: in this process, where constants are smaller."""
+    for path, task in tasks.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(task())
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer levels, windows, vectors and steps than a reader's command has."""
+    levels = tuple(float(at) for at in range(-8, 9, 2))
+    smaller: dict[Any, dict[str, Any]] = {
+        endpoint_arms: {"CALLS": 10, "_KEPT": range(0, 10, 2), "FIFTH": 1},
+        plans: {"_PAIRS": 1},
+        contraction_runs: {"LEVELS": {"pixels": levels, "latents": levels}},
+        crossings: {"WIDE": (-3.0, 0.0), "CONTROL": (-3.0, 0.0)},
+        decided: {"INJECTED": (-3.0, 0.0), "_TRIES": 1},
+        shortcut_runs: {"SEEDS": range(2), "LONG": 50},
+        course: {"STEP": 1.5},
+        injection_effects: {"LOOKS": (-5.0, -1.0, 3.0)},
+        injection_runs: {
+            "ENDS": (-7.0, -3.25, -1.75),
+            "STARTS": (-5.0, -4.0, -3.0, -2.0, -1.0, 0.0),
+        },
+        pushes: {"PUSHES": (0.5, 1.0), "STRENGTHS": (0.5, 1.0), "RANDOM": 2, "SIGNS": 1},
+    }
+    for module, values in smaller.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
+    for part in (contraction_runs, *command._PARTS):
+        monkeypatch.setattr(part, "fill", in_turn)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("model", MODELS)
+def test_results_of_its_own_are_measured_and_shown(
+    model: str,
+    at_hand: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parts, chapters, of_fashion = OWN[model]
+    monkeypatch.setattr(command, "_PARTS", parts)
+    if model == "cifar10":
+        monkeypatch.setattr(contraction_runs, "collect", lambda *_: None)
+    plan = plans.made(model, 20)
+    command.everything(tmp_path / "work", tmp_path / "kept", 1, plan)
+
+    def within(self: Plan, folder: Path) -> Path:
+        return folder if self.model == "fashion" else tmp_path / "kept" / model
+
+    monkeypatch.setattr(Plan, "within", within)
+    monkeypatch.setattr(plans, "measured", lambda asked: plans.read(tmp_path / "kept" / asked))
+    for number in chapters:
+        done = ran(number, model, monkeypatch)
+        out = capsys.readouterr().out
+        assert f"is of {model}, here and now or by\n`{plan.command}`" in out
+        assert out.count("is left out for") == (of_fashion if number == 11 else 0)
+        # every figure is shown, of kept results as of live ones
+        shown = len(done.figures) + out.count("is left out for")
+        counts = number == 11
+        assert shown == done.asked_for + done.kept - counts
+        assert not list(at_hand.rglob("*"))
+        said = [each for each in done.shown if isinstance(each, Unjudged)]
+        # but for those on networks of several lengths of training
+        of_others = {each.claim.id for each in said if each.values is None}
+        assert of_others == (TRAININGS if number == 11 else set()) and len(said) > 20
+    own = " to ".join(plan.far[-1])
+    assert done.names["kept"].plan == plan
+    if model == "cifar10":
+        assert own in [title for figure in done.figures for title in figure.titles]
+    else:
+        arms = done.names["kept"].arms
+        assert arms[own].result["arm"]["guidance"] == 7.5 and set(arms) > {"guidance 1", "DDIM"}
+        # windows that begin before the schedule does are not run
+        assert min(arms[own].ends) > float(done.names["opened"].schedule.logsnr(1.0))
 
 
 def by_command(number: int, model: str, copies: dict[str, str], folder: Path) -> Any:

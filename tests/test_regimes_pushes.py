@@ -20,6 +20,7 @@ from erdpaper.datasets import DatasetError
 from erdpaper.images.measure import Features
 from erdpaper.posterior import Gaussian
 from erdpaper.regimes import push_curves, push_realism, push_runs, push_windows, pushes
+from erdpaper.regimes.plans import FASHION
 from erdpaper.regimes.push_runs import REVERSED, Bench, Pair, Setting, Vector
 from erdpaper.regimes.system import System
 from erdpaper.sampling import Hooks
@@ -330,7 +331,7 @@ def kept(tmp_path: Path, shares: dict[str, float]) -> push_curves.Kept:
     weak = [point(1, 0.2, 1.2, 0.25)]
     lines.append({**base, **Vector("SVD")._asdict(), "points": weak})
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "card.json").write_text("{}")
+    (tmp_path / "card.json").write_text('{"settings": {"ddpm": {"samples": 200}}}')
     return push_curves.load(tmp_path)
 
 
@@ -387,7 +388,7 @@ def test_intervals_of_realism_cover_a_known_difference_as_often_as_they_say() ->
 
 def test_kept_intervals_are_about_what_the_kept_curves_say() -> None:
     found = push_curves.load()
-    for pair in pushes.PAIRS:
+    for pair in pushes.pairs():
         for first, second in pushes.COMPARED:
             vectors = Vector(first), Vector(second)  # type: ignore[arg-type]
             own, other = (
@@ -423,7 +424,7 @@ class Told:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(pushes, "bench", lambda setting, pair: Told())
+    monkeypatch.setattr(pushes, "bench", lambda plan, setting, pair: Told())
     pushes._plain.cache_clear()
     yield
     pushes._plain.cache_clear()
@@ -432,7 +433,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("told")
 def test_pushes_end_where_samples_are_twice_as_far_unless_all_are_wanted() -> None:
     def amounts(vector: Vector, setting: str = "ddpm") -> list[float]:
-        found = json.loads(pushes.curve(setting, "p", vector))
+        found = json.loads(pushes.curve(FASHION, setting, "p", vector))
         assert (found["setting"], found["pair"]) == (setting, "p")
         assert (found["kind"], found["variant"]) == (vector.kind, vector.variant)
         assert all(p["realism"] == 1.5 * p["amount"] for p in found["points"])
@@ -448,9 +449,9 @@ def test_pushes_end_where_samples_are_twice_as_far_unless_all_are_wanted() -> No
 
 @pytest.mark.usefixtures("told")
 def test_untouched_samples_and_what_emerges_are_kept_by_name() -> None:
-    found = json.loads(pushes.untouched("ddim", "p"))
+    found = json.loads(pushes.untouched(FASHION, "ddim", "p"))
     assert found["points"] == [{"amount": 0, "realism": 1}] and found["radius"] == 3
-    found = json.loads(pushes.emergence("p"))
+    found = json.loads(pushes.emergence(FASHION, "p"))
     assert found["runs"] == {
         **{k: [k, 0, 1.0] for k in ("mean difference", "weighted sum", "SVD", "shared")},
         "injection": ["injection", 0, 0.5],
@@ -461,9 +462,9 @@ def test_untouched_samples_and_what_emerges_are_kept_by_name() -> None:
 
 def test_names_and_labels_that_are_not_known_are_refused() -> None:
     with pytest.raises(ValueError, match="kept for ddpm, ddim, guidance 3, not for 'heun'"):
-        pushes.bench("heun", "Trouser to Bag")
+        pushes.bench(FASHION, "heun", "Trouser to Bag")
     with pytest.raises(ValueError, match=r"kept for Pullover to Coat, .* not for 'Bag to Hat'"):
-        pushes.bench("ddpm", "Bag to Hat")
+        pushes.bench(FASHION, "ddpm", "Bag to Hat")
     with pytest.raises(ValueError, match="the sampler must be ddpm or ddim, not 'heun'"):
         bench(sampler="heun")
     with pytest.raises(ValueError, match=r"a class must lie in 0\.\.2, got 3"):
@@ -478,7 +479,7 @@ def test_missing_runs_name_the_command(tmp_path: Path) -> None:
 def test_pieces_have_names_of_their_own_and_cover_what_claims_need() -> None:
     names = [name for name, _ in pushes.pieces()]
     assert len(set(names)) == len(names)
-    for pair in pushes.PAIRS:
+    for pair in pushes.pairs():
         assert {f"ddpm-{pair}-{v.kind}-{v.variant}" for v in pushes.vectors()} <= set(names)
     assert len(pushes.random_vectors()) == 20 and len(pushes.other_vectors()) == 11
     assert [len(pushes.sign_patterns(kind)) for kind in push_runs.CONSTRUCTIONS] == [8, 2, 8]

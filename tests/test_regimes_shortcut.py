@@ -1,6 +1,7 @@
 """Starts of sampling: their laws, their calls of the network, and what is said of kept runs."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from erdpaper import metrics, sampling
 from erdpaper.images.measure import Features
 from erdpaper.posterior import Gaussian
 from erdpaper.regimes import shortcut, shortcut_runs
+from erdpaper.regimes.plans import FASHION, Plan
 from erdpaper.regimes.shortcut import JUMP, NOISE, STATISTICS, Start
 from erdpaper.regimes.system import System
 from erdpaper.schedules import Cosine
@@ -205,10 +207,10 @@ def test_every_piece_is_measured_into_a_file_of_its_own(tmp_path: Path) -> None:
 
 def test_a_piece_has_a_line_for_each_number_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     two = system(Counting())
-    monkeypatch.setattr(shortcut_runs, "fashion", lambda space: two)
+    monkeypatch.setattr(Plan, "system", lambda plan, space: two)
     monkeypatch.setattr(shortcut_runs, "balanced", lambda n: torch.arange(n) % 2)
     piece = shortcut_runs.Piece(STATISTICS, 1.0, (2, 9), 3)
-    found = shortcut_runs.measure(piece, 500)
+    found = shortcut_runs.measure(piece, replace(FASHION, most=500))
     assert [row["calls"] for row in found] == [2, 9]
     assert found[0]["logsnr"] == pytest.approx(shortcut.speciation_level(two) + 1, abs=1e-4)
     # Gaussian data and the exact denoiser: more calls come closer

@@ -29,6 +29,7 @@ from erdpaper.regimes.course import Course, even_grid
 from erdpaper.regimes.injected import WHOLE, Injected, decoded, encoded
 from erdpaper.regimes.injection_arm import Arm, Runs, class_of, course
 from erdpaper.regimes.outcomes import Judged
+from erdpaper.regimes.plans import FASHION
 from erdpaper.regimes.system import System, fashion
 from erdpaper.sampling import Hooks
 
@@ -332,8 +333,12 @@ def test_levels_and_shares_are_read_off_the_classes() -> None:
     assert none.halfway() == (-9, -9, -9)
     never = arm_result(["0000"] * 5, slid, [-6.0])
     assert never.halfway().value == WHOLE
+    # windows that the run has not say nothing
+    assert math.isnan(found.least_recovered(-6.0, after=False))
+    assert math.isnan(found.least_recovered(2.5, after=True))
+    assert math.isnan(never.after_less_before().value)
     with pytest.raises(ValueError, match="sliding windows begin from -6 to 2 in log-SNR"):
-        found.least_recovered(-6.0, after=False)
+        found.lost_at(np.array([-6.5]))
 
 
 def test_an_interval_covers_the_share_as_often_as_it_says() -> None:
@@ -418,4 +423,4 @@ def test_pairs_are_near_and_far_as_stated() -> None:
         first, second = (class_of(fashion("latents"), name) for name in pair)
         return float((means[first] - means[second]).norm())
 
-    assert max(apart(p) for p in windows.NEAR) < 8.5 < 13 < min(apart(p) for p in windows.FAR)
+    assert max(apart(p) for p in FASHION.near) < 8.5 < 13 < min(apart(p) for p in FASHION.far)

@@ -103,6 +103,18 @@ def test_between_classes_weighs_them_by_their_share() -> None:
         assert found == pytest.approx(float(x[:, axis].var(correction=0)), rel=1e-2)
 
 
+def test_a_way_without_variance_is_never_remembered() -> None:
+    # of six coordinates the first is the way between the means, and has no spread within a class
+    generator = torch.Generator().manual_seed(0)
+    x, k = torch.randn(40, 6, generator=generator), torch.arange(40) % 2
+    x[:, 0], x[:, 1:] = 0.0, x[:, 1:] - x[:, 1:].mean(0)
+    x[:, 0] += 8.0 * k
+    assert speciation.takeover_level(x, k) == math.inf
+    # a spread along the way, however small, is told from none
+    x[:, 0] += 1e-3 * torch.randn(40, generator=generator)
+    assert 10 < speciation.takeover_level(x, k) < 18
+
+
 def test_takeover_is_where_the_spread_within_a_class_is_known() -> None:
     for std in (0.5, 2.0):
         x, k = labelled(pair(5.0, 6, std), 40_000)

@@ -6,7 +6,7 @@ verdict, and the ledger gathers the records.
 """
 
 from erdpaper.claims.entries import Claim, ClaimError, load
-from erdpaper.claims.session import begin, record
+from erdpaper.claims.session import Unjudged, begin, record
 from erdpaper.claims.verdicts import Verdict
 
-__all__ = ["Claim", "ClaimError", "Verdict", "begin", "load", "record"]
+__all__ = ["Claim", "ClaimError", "Unjudged", "Verdict", "begin", "load", "record"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from erdpaper import datasets
 from erdpaper.claims.entries import Claim, ClaimError, load
-from erdpaper.claims.numbers import measured, spreads
+from erdpaper.claims.numbers import criterion, margin, measured, spreads
 from erdpaper.claims.verdicts import Verdict
 from erdpaper.files import write_atomically
 
@@ -22,21 +22,28 @@ OWN_MODEL = "fashion"
 class Unjudged:
     """What `record` returns for a run with a model that the claim is not about.
 
-    values: those that the run computed of its own model; None if they are of what was kept.
+    values: those of the run's own model by case, "" if there is but one; None if they are of what
+    was kept of another.
     """
 
-    id: str
+    claim: Claim
     model: str
-    values: Any
+    values: Mapping[str, float] | None
 
     def __repr__(self) -> str:
-        """One sentence, and the values that were computed."""
-        said = f"{self.id} needs model {OWN_MODEL} and is not judged with {self.model}"
+        """One sentence, the values, and how many of them meet what the claim asks for."""
+        said = f"{self.claim.id} needs model {OWN_MODEL} and is not judged with {self.model}"
         if self.values is None:
             return said
-        computed = self.values.items() if isinstance(self.values, Mapping) else [("", self.values)]
-        shown = ", ".join(f"{case} {float(value):.4g}".strip() for case, value in computed)
-        return f"{said}: {shown}"
+        shown = ", ".join(f"{case} {value:.4g}".strip() for case, value in self.values.items())
+        met = sum(margin(self.claim, value) >= 0 for value in self.values.values())
+        asked = f"asked for is {criterion(self.claim)}, which {met} of {len(self.values)} meet"
+        return f"{said}: {shown} ({asked})"
+
+
+def _plain(values: Any) -> dict[str, float]:
+    by_case = values if isinstance(values, Mapping) else {"": values}
+    return {str(case): float(value) for case, value in by_case.items()}
 
 
 @dataclass
@@ -111,7 +118,7 @@ def record(
     that the verdict is that of the file and the file that of any CPU.
     The file of the run is written atomically; the profile `smoke` writes nothing. Nor does a run
     of which a parameter `model` is not OWN_MODEL, whose cases need not be those of claims.yml.
-    live: all values are of the run itself, so that a run of another model shows them unjudged.
+    live: all values are of the run's own model, so that a run of another shows them unjudged.
 
     Raises ClaimError if no session is open, the claim is unknown or another notebook's, or the
     values do not fit it.
@@ -124,7 +131,7 @@ def record(
         raise ClaimError(f"claim {id!r} belongs to {claim.notebook}, not to {session.notebook}")
     model = session.parameters.get("model", OWN_MODEL)
     if model != OWN_MODEL:
-        return Unjudged(id, model, values if live else None)
+        return Unjudged(claim, model, _plain(values) if live else None)
     verdict = Verdict(claim, measured(claim, values), spreads(claim, spread))
     session.recorded[id] = {
         "values": verdict.values,

@@ -99,17 +99,35 @@ def kernels(jobs: int, out: Path | None) -> None:
 @click.command()
 @_jobs
 @click.option(
+    "--model",
+    default="fashion",
+    show_default=True,
+    type=click.Choice(["fashion", "cifar10", "stable-diffusion"]),
+    help="Whose sampling is measured; the other two read what environment variables name.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=20),
+    help="No more samples or images of anything than these [default: as of fashion].",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the results, one folder a chapter [default: data/results].",
 )
-def regimes(jobs: int, out: Path | None) -> None:
-    """Measure what notebooks 10 to 13 keep; an interrupted command goes on where it was."""
-    from erdpaper.datasets import DatasetError
-    from erdpaper.regimes import command
+def regimes(jobs: int, model: str, samples: int | None, out: Path | None) -> None:
+    """Measure what notebooks 10 to 13 keep; an interrupted command goes on where it was.
 
+    Results of another model than fashion go to a folder of its name, where the notebooks find them.
+    """
+    from erdpaper.datasets import DatasetError
+    from erdpaper.regimes import command, plans
+
+    if model == "fashion" and samples is not None:
+        raise Refusal("--samples is for other models; the samples of fashion are fixed")
     data = data_dir()
     try:
-        command.everything(data.parent / "runs", out or data / "results", jobs)
-    except DatasetError as error:
+        plan = plans.FASHION if model == "fashion" else plans.made(model, samples)
+        command.everything(data.parent / "runs", out or data / "results", jobs, plan)
+    except (DatasetError, ValueError) as error:
         raise Refusal(str(error)) from error

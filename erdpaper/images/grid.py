@@ -251,5 +251,4 @@ def everything(work: Path, out: Path, jobs: int) -> None:
     recipe = {"optimiser": "AdamW", "warmup": warmup, "clip": CLIP, "label dropout": DROPOUT}
     samples = {"sweep": SWEEP_SAMPLES, "curve": CURVE_SAMPLES, "final": FINAL_SAMPLES}
     drawn = asdict(Sampling()) | {"guidance": 1.0, "samples": samples}
-    facts = {"trainings": trainings, "recipe": recipe, "sampling": drawn}
-    write_card(out, COMMAND, "training", **facts)
+    write_card(out, COMMAND, "training", trainings=trainings, recipe=recipe, sampling=drawn)

@@ -1,4 +1,4 @@
-"""What `erdpaper regimes` does: all that the chapters on sampling keep."""
+"""What `erdpaper regimes` does: all that the chapters on sampling keep, of one model."""
 
 from pathlib import Path
 
@@ -7,20 +7,31 @@ from erdpaper.regimes import (
     crossings,
     endpoint_kept,
     networks,
+    plans,
     pushes,
     shortcut_runs,
     windows,
 )
+from erdpaper.regimes.plans import OWN_MODEL, Plan
 
 # in the order of the chapters; each has a work folder and a folder of results by its NAME
 _PARTS = (endpoint_kept, crossings, shortcut_runs, windows, pushes)
 
 
-def everything(work: Path, out: Path, jobs: int) -> None:
-    """Make what the work folder lacks, `jobs` pieces at a time, and keep the results in `out`."""
+def everything(work: Path, out: Path, jobs: int, plan: Plan = plans.FASHION) -> None:
+    """Make what the work folder lacks, `jobs` pieces at a time, and keep the results in `out`.
+
+    Of another model than fashion both have a folder of its name. ValueError, before anything is
+    made, for a folder with measurements by another plan.
+    """
+    work, out = plan.within(work), plan.within(out)
     trained = work / "regimes" / "networks"
-    networks.train(trained, jobs)
+    if plan.model == OWN_MODEL:
+        networks.train(trained, jobs)
+    else:
+        for folder in (work, out):
+            plans.keep(plan, folder)
     name = contraction_runs.NAME
-    contraction_runs.collect(work / name, trained, out / name, jobs)
+    contraction_runs.collect(work / name, trained, out / name, jobs, plan)
     for part in _PARTS:
-        part.collect(work / part.NAME, out / part.NAME, jobs)
+        part.collect(work / part.NAME, out / part.NAME, jobs, plan)

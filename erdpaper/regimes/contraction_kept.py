@@ -10,16 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from erdpaper import datasets
 from erdpaper.regimes import networks
 from erdpaper.regimes.contraction import Change, at_level, falls_to, steepest
-from erdpaper.regimes.contraction_runs import COMMAND, NAME
+from erdpaper.regimes.contraction_runs import NAME
+from erdpaper.regimes.plans import FASHION, OWN_MODEL, Plan
 from erdpaper.tasks import read_kept
 
 # name, levels and what was measured at them, see `contraction_runs.measure`
 Curve = dict[str, Any]
 EXACT = ("exact, own image in", "exact, own image out", "Wiener filter")
-SPACES = ("pixels", "latents")
 NETWORKS = ("eps-network", "x0-network", "v-network")
 
 
@@ -29,6 +28,17 @@ class Kept:
 
     lines: tuple[Curve, ...] = field(repr=False)
     card: dict[str, Any]
+    plan: Plan = FASHION
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks by target; of another model than fashion its one network."""
+        return NETWORKS if self.plan.model == OWN_MODEL else (self.plan.network,)
+
+    @property
+    def first_network(self) -> str:
+        """The network for eps, the target of the thesis, or the one network."""
+        return self.networks[0]
 
     def curves(self, space: str, name: str) -> list[Curve]:
         """One curve for each class that was measured.
@@ -49,6 +59,11 @@ class Kept:
         pairs = self.pairs(space, first, second)
         return summary(read(a) / read(b) for a, b in pairs)
 
+    def levels(self, space: str, wanted: Iterable[float]) -> list[float]:
+        """Those of the log-SNRs that the networks' curves of a space have."""
+        had = self.curves(space, self.plan.network)[0]["levels"]
+        return [at for at in wanted if at in had]
+
     def pairs(self, space: str, first: str, second: str) -> list[tuple[Curve, Curve]]:
         """Curves of two names for the classes that both have."""
         others = {curve["label"]: curve for curve in self.curves(space, second)}
@@ -66,10 +81,10 @@ class Kept:
         names: Iterable[str],
         read: Callable[[Curve], float],
         geometric: bool = True,
-        spaces: Iterable[str] = SPACES,
+        spaces: Iterable[str] | None = None,
     ) -> "Cases":
-        """`over_classes` of several names in both spaces, as a claim wants them."""
-        asked = [(space, name) for space in spaces for name in names]
+        """`over_classes` of several names in all spaces, as a claim wants them."""
+        asked = [(space, name) for space in spaces or self.plan.spaces for name in names]
         found = {f"{s}, {n}": self.over_classes(s, n, read, geometric) for s, n in asked}
         return split(found)
 
@@ -140,11 +155,14 @@ def change(curve: Curve, measure: str = "k0.99") -> Change:
     return steepest(curve["levels"], curve[measure])
 
 
-def away(value: float, parts: Sequence[float], least: float = 0.02) -> float:
+def away(value: float, parts: Sequence[float] | None, least: float = 0.02) -> float:
     """How far a value is from kept ones in logarithms, in half-widths of their prediction interval.
 
     The interval holds one more of them with probability 99 %; its half-width is at least `least`.
+    Not a number without parts, of which there are none where the images were too few.
     """
+    if parts is None:
+        return math.nan
     logs = np.log(np.asarray(parts, dtype=float))
     quantile = stdtrit(len(logs) - 1, 0.995)
     half = quantile * logs.std(ddof=1) * math.sqrt(1 + 1 / len(logs))
@@ -152,7 +170,7 @@ def away(value: float, parts: Sequence[float], least: float = 0.02) -> float:
 
 
 @cache
-def load(folder: Path | None = None) -> Kept:
+def load(folder: Path | None = None, plan: Plan = FASHION) -> Kept:
     """Read data/results/11_pca_speciation/contraction, or another folder that `collect` wrote."""
-    lines, card = read_kept(folder or datasets.data_dir() / "results" / NAME, COMMAND)
-    return Kept(tuple(lines), card)
+    lines, card = read_kept(folder or plan.kept(NAME), plan.command)
+    return Kept(tuple(lines), card, plan)

@@ -20,20 +20,18 @@ from erdpaper.posterior import Empirical, Gaussian
 from erdpaper.regimes import diversity, networks
 from erdpaper.regimes.contraction import noised, of_fewer, ranks
 from erdpaper.regimes.networks import Training
-from erdpaper.regimes.system import System, fashion
+from erdpaper.regimes.plans import FASHION, OWN_MODEL, Plan
+from erdpaper.regimes.system import System
 from erdpaper.tasks import fill, write_card
 
 NAME = "11_pca_speciation/contraction"
-COMMAND = "erdpaper regimes"
 N = 5_000
-# bags, sandals and pullovers: the least alike of the classes first
-CLASSES = (8, 5, 2)
 # log-SNR from noise to data, finer where something is thought to happen
 LEVELS = {
     "latents": (*(-10 + 0.5 * k for k in range(25)), 3.0, 4.0, 6.0, 8.0),
     "pixels": (*(-10.0 + k for k in range(13)), 4.0, 6.0, 8.0),
 }
-# those at which guidance is tried and fewer images are looked at
+# those at which guidance is tried and the images are looked at in parts
 GUIDED = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 SCALES = (0.0, 2.0, 4.0, 7.5)
 # levels at which a network is compared with the exact posterior
@@ -41,6 +39,8 @@ COMPARED = (-8.0, -6.0, -4.0, -2.0, 0.0)
 SUBJECTS = ("images", "classes", "exact", "wiener", "kept")
 # training states whose posterior says which class a noisy state is of, and how many it is asked
 _KNOWN, _ASKED = 20_000, 500
+# fewer images than these are not looked at in parts
+_DIVIDED = 100
 _NO_FEWER: dict[str, Any] = {"halves": None, "parts": None}
 # images whose estimates the classifier is shown
 SEEN = 300
@@ -63,57 +63,58 @@ class Piece(NamedTuple):
         return f"{self.space}-{self.label}-{self.subject}.json"
 
 
-def pieces() -> Iterator[Piece]:
-    """All of them, those of latents first."""
-    for space in ("latents", "pixels"):
-        for label in CLASSES:
+def pieces(plan: Plan = FASHION) -> Iterator[Piece]:
+    """All of them, those of latents first; other models than fashion have one network."""
+    for space in plan.spaces[::-1]:
+        for label in plan.counted:
             for subject in SUBJECTS:
                 yield Piece(space, label, subject)
-        for training in networks.trainings():
+        for training in networks.trainings() if plan.model == OWN_MODEL else ():
             if training.space == space:
-                for label in _classes_of(training):
+                for label in _classes_of(training, plan.counted):
                     yield Piece(space, label, f"{training.target}-{training.steps}")
 
 
-def _classes_of(training: Training) -> tuple[int, ...]:
+def _classes_of(training: Training, classes: tuple[int, ...]) -> tuple[int, ...]:
     """Length of training is varied for eps and the first class alone, as all of pixels is."""
     longest = training.steps == networks.STEPS[training.space][-1]
     if longest and training.space == "latents":
-        return CLASSES
-    return CLASSES[:1] if longest or training.target == "eps" else ()
+        return classes
+    return classes[:1] if longest or training.target == "eps" else ()
 
 
-def images(system: System, label: int, n: int) -> Tensor:
-    """The first n training states of a class, (n, ...)."""
-    x, _ = system.data("train", label)
-    if len(x) < n:
-        raise ValueError(f"the class has {len(x)} images, fewer than the {n} asked for")
-    return x[:n]
+def reached(system: System, space: str) -> list[float]:
+    """The levels of a space that the system's schedule has."""
+    first = float(system.schedule.logsnr(1.0))
+    return [level for level in LEVELS[space] if level >= first]
 
 
-def measure(piece: Piece, trained: Path, n: int = N) -> list[dict[str, Any]]:
-    """The curves of a piece on n images; `trained` is the folder of `networks.train`.
+def measure(piece: Piece, trained: Path, plan: Plan = FASHION) -> list[dict[str, Any]]:
+    """The curves of a piece on the first training states of its class, N of them at most.
+
+    trained: the folder of `networks.train`.
 
     Each is {space, label, name, levels} and, at these levels, `contraction.ranks`, at those of
     GUIDED `contraction.of_fewer`, and for networks agreement: the share of the estimates that the
     classifier gives the class; error: the variance of the difference from the exact posterior's
     estimate over that of the network's.
     """
-    system = fashion(piece.space)
-    x0 = images(system, piece.label, n)
+    system = plan.system(piece.space)
+    x0 = system.data("train", piece.label)[0][: plan.size(N)]
     total = float(x0.flatten(1).double().var(0).sum())
     if piece.subject == "images":
         return [_curve(piece, "images", [(0.0, ranks(x0.flatten(1), total))])]
     if piece.subject == "classes":
         return [_curve(piece, "class posterior", _committed(system, piece))]
-    estimates = _subject(piece, system, x0, trained)
+    estimates = _subject(piece, system, x0, trained, plan)
     judge = None if piece.subject in ("exact", "wiener") else Judge(system, x0, piece.label)
     found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
-    for level in LEVELS[piece.space]:
+    for level in reached(system, piece.space):
         x_t, t = noised(x0, system.schedule, level, piece.label)
         for name, estimate in estimates(x_t, t, level).items():
             row = ranks(estimate.flatten(1), total)
-            row |= of_fewer(estimate.flatten(1)) if level in GUIDED else _NO_FEWER
+            divided = level in GUIDED and len(x0) >= _DIVIDED
+            row |= of_fewer(estimate.flatten(1)) if divided else _NO_FEWER
             if judge is not None:
                 row |= judge(x_t, t, level, estimate)
             found.setdefault(name, []).append((level, row))
@@ -135,7 +136,7 @@ def _committed(system: System, piece: Piece) -> list[tuple[float, dict[str, Any]
     known = Empirical(x[:_KNOWN].flatten(1), labels[:_KNOWN])
     own = (known.labels == piece.label).nonzero().squeeze(-1)[:_ASKED]
     rows = []
-    for level in LEVELS["latents"]:
+    for level in reached(system, "latents"):
         x_t, t = noised(x[own], system.schedule, level, piece.label)
         p = known.class_probabilities(x_t.flatten(1), *system.schedule(t), exclude=own)
         rows.append((level, {"agreement": round(float(p.square().sum(1).mean()), 5)}))
@@ -160,11 +161,11 @@ class Judge:
         return row | {"error": float(f"{float(error / estimate.double().var(0).sum()):.5g}")}
 
 
-def _subject(piece: Piece, system: System, x0: Tensor, trained: Path) -> Estimates:
+def _subject(piece: Piece, system: System, x0: Tensor, trained: Path, plan: Plan) -> Estimates:
     if piece.subject == "kept":
-        # guidance doubles the cost: in pixels for the first class alone
-        guided = GUIDED if piece.space == "latents" or piece.label == CLASSES[0] else ()
-        return _kept(system, piece.label, guided)
+        # guidance doubles the cost: in the first of two spaces for the first class alone
+        everywhere = piece.space == plan.spaces[-1] or piece.label == plan.counted[0]
+        return _kept(system, piece.label, plan.network, GUIDED if everywhere else ())
     if piece.subject == "exact":
         return _exact(system, x0)
     if piece.subject == "wiener":
@@ -177,12 +178,12 @@ def _subject(piece: Piece, system: System, x0: Tensor, trained: Path) -> Estimat
     return lambda x_t, t, _: {piece.subject: batched(denoise, x_t, t)}
 
 
-def _kept(system: System, label: int, guided: tuple[float, ...]) -> Estimates:
+def _kept(system: System, label: int, name: str, guided: tuple[float, ...]) -> Estimates:
     known, unknown = system.denoiser(label, 1.0), system.denoiser(None, 1.0)
 
     def estimates(x_t: Tensor, t: float, level: float) -> dict[str, Tensor]:
         conditional = batched(known, x_t, t)
-        found = {"v-network": conditional}
+        found = {name: conditional}
         if level in guided:
             plain = batched(unknown, x_t, t)
             # guidance is linear in the estimates
@@ -211,19 +212,22 @@ def batched(denoise: sampling.Denoiser, x_t: Tensor, t: float) -> Tensor:
     return torch.cat([denoise(part, t).x0 for part in x_t.split(_BATCH)])
 
 
-def tasks(work: Path, trained: Path) -> dict[Path, Callable[[], str]]:
+def tasks(work: Path, trained: Path, plan: Plan = FASHION) -> dict[Path, Callable[[], str]]:
     """The files of the work folder and what makes them."""
-    return {work / piece.file: partial(_text, piece, trained) for piece in pieces()}
+    curves: dict[Path, Callable[[], str]] = {
+        work / piece.file: partial(_text, piece, trained, plan) for piece in pieces(plan)
+    }
+    return curves | diversity.tasks(work, plan)
 
 
-def _text(piece: Piece, trained: Path) -> str:
-    return "".join(json.dumps(curve) + "\n" for curve in measure(piece, trained))
+def _text(piece: Piece, trained: Path, plan: Plan) -> str:
+    return "".join(json.dumps(curve) + "\n" for curve in measure(piece, trained, plan))
 
 
-def collect(work: Path, trained: Path, out: Path, jobs: int) -> None:
+def collect(work: Path, trained: Path, out: Path, jobs: int, plan: Plan = FASHION) -> None:
     """Measure what the work folder lacks, and keep all curves in `out` with their card."""
-    made = tasks(work, trained) | diversity.tasks(work, CLASSES)
+    made = tasks(work, trained, plan)
     fill(made, jobs, "contraction", "curve")
     write_atomically(out / "runs.jsonl", "".join(path.read_text() for path in made))
-    facts = {"images": N, "classes": CLASSES, "seen": SEEN, "pieces": len(made)}
-    write_card(out, COMMAND, "curve", **facts)
+    facts = {"images": plan.size(N), "classes": plan.counted, "seen": SEEN, "pieces": len(made)}
+    write_card(out, plan.command, "curve", plan.device, **facts)

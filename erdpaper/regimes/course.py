@@ -65,6 +65,11 @@ class Course:
         """The index of the last time."""
         return len(self.times) - 1
 
+    @property
+    def first(self) -> float:
+        """The log-SNR of the first level."""
+        return float(self.schedule.logsnr(self.times[0]))
+
     def index(self, logsnr: float) -> int:
         """The level of the grid nearest to a log-SNR; `inf` is the end.
 

@@ -68,8 +68,14 @@ class Curve(NamedTuple):
 
     @property
     def crossing(self) -> Crossing | None:
-        """Where the mean rises through the threshold; where it falls, if that is negative."""
-        return speciation.crossing(self.levels, self.values, self.threshold)
+        """Where the mean rises through the threshold; where it falls, if that is negative.
+
+        Of the levels at which there are values, if they are two or more.
+        """
+        known = (~self.values.isnan()).any(1)
+        if int(known.sum()) < 2:
+            return None
+        return speciation.crossing(self.levels[known], self.values[known], self.threshold)
 
 
 def judged(system: System, x: Tensor) -> Tensor:
@@ -202,13 +208,15 @@ def uturns(system: System, problem: Problem, seed: int = 0) -> Curve:
         reached(system, problem.levels),
         _Reverse(system, problem, problem.classes, seed),
     )
-    x0, free = _unseen(system, problem, seed), system.denoiser(None, 1.0)
+    x0, free = unseen(system, problem, seed), system.denoiser(None, 1.0)
+    if len(x0) < 2:
+        raise ValueError(f"{problem.name}: {len(x0)} test states are taken for one of the classes")
     values = [speciation.agreement(reverse.uturns(free, x0, level)) for level in levels.tolist()]
     return Curve(levels, torch.stack(values), _threshold(system, problem))
 
 
-def _unseen(system: System, problem: Problem, seed: int) -> Tensor:
-    """n test images, the classes in turn, which the classifier takes for one of the problem's."""
+def unseen(system: System, problem: Problem, seed: int = 0) -> Tensor:
+    """n test images at most, class by class, which the classifier takes for the problem's."""
     classes = _classes(system, problem)
     each = -(-problem.n // len(classes))
     generator = generator_for(seed, _CHOICE)
@@ -219,10 +227,7 @@ def _unseen(system: System, problem: Problem, seed: int) -> Tensor:
         x = x[torch.randperm(len(x), generator=generator)[: each + each // 3 + 20]]
         inside = torch.isin(judged(system, x), torch.tensor(classes))
         found.append(x[inside][:each])
-    x0 = torch.cat(found)[: problem.n]
-    if len(x0) < problem.n:
-        raise ValueError(f"{problem.n} test states are asked for, but only {len(x0)} fit {classes}")
-    return x0
+    return torch.cat(found)[: problem.n]
 
 
 def injected(system: System, problem: Problem, seed: int = 0) -> Curve:

@@ -10,7 +10,8 @@ import torch
 
 from erdpaper import metrics, sampling
 from erdpaper.regimes.contraction import ranks
-from erdpaper.regimes.system import System, fashion
+from erdpaper.regimes.plans import Plan
+from erdpaper.regimes.system import System
 
 SCALES = (1.0, 2.0, 4.0, 7.5)
 SAMPLES = 1_000
@@ -40,16 +41,17 @@ def measure(system: System, label: int, scale: float, n: int = SAMPLES) -> dict[
     }
 
 
-def _text(label: int) -> str:
-    system = fashion("latents")
+def _text(label: int, plan: Plan) -> str:
+    space = plan.spaces[-1]
+    system, n = plan.system(space), plan.size(SAMPLES)
     found = [
-        {"space": "latents", "label": label, "name": "samples", "scale": scale}
-        | measure(system, label, scale)
+        {"space": space, "label": label, "name": "samples", "scale": scale}
+        | measure(system, label, scale, n)
         for scale in SCALES
     ]
     return "".join(json.dumps(line) + "\n" for line in found)
 
 
-def tasks(work: Path, classes: tuple[int, ...]) -> dict[Path, Callable[[], str]]:
-    """The files of the work folder, one a class, and what makes them."""
-    return {work / f"samples-{label}.json": partial(_text, label) for label in classes}
+def tasks(work: Path, plan: Plan) -> dict[Path, Callable[[], str]]:
+    """The files of the work folder, one a class that is counted, and what makes them."""
+    return {work / f"samples-{label}.json": partial(_text, label, plan) for label in plan.counted}

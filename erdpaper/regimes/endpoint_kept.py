@@ -2,21 +2,20 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from erdpaper import datasets
 from erdpaper.files import write_atomically
 from erdpaper.regimes import bands, endpoint_arms, endpoint_known
 from erdpaper.regimes.endpoint_arms import Arm, Result
+from erdpaper.regimes.plans import FASHION, Plan
 from erdpaper.regimes.system import SPACES, open_system
 from erdpaper.tasks import fill, read_kept, write_card
 
 NAME = "10_endpoint_estimates"
-COMMAND = "erdpaper regimes"
 GUIDANCE = (1.0, 2.0, 4.0, 7.5)
 _OTHER_SPACE = dict(zip(SPACES, SPACES[::-1], strict=True))
 
@@ -95,12 +94,24 @@ def real(model: str) -> dict[str, float]:
     return bands.content_of(system.decode(system.data("test", None)[0]))
 
 
-def collect(work: Path, out: Path, jobs: int) -> None:
+def collect(work: Path, out: Path, jobs: int, plan: Plan = FASHION) -> None:
     """Run what the work folder lacks and write runs.jsonl and card.json to `out`."""
-    tasks = {work / f"{name}.json": task for name, task in pieces().items()}
-    fill(dict(tasks), jobs, "endpoint estimates", unit="arm")
-    write_atomically(out / "runs.jsonl", "".join(path.read_text() for path in tasks))
-    write_card(out, COMMAND, "arm", **Sizes()._asdict(), arms=len(tasks))
+    usual = Sizes()
+    sizes = Sizes(plan.size(usual.samples), plan.size(usual.images), usual.draws)
+    wanted = pieces(plan.model, sizes)
+    files = {name: work / f"{_source(name, plan.spaces, wanted)}.json" for name in wanted}
+    tasks = {path: wanted[path.stem] for path in files.values()}
+    fill(tasks, jobs, "endpoint estimates", unit="arm")
+    lines = (json.loads(path.read_text()) | {"name": name} for name, path in files.items())
+    write_atomically(out / "runs.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_card(out, plan.command, "arm", plan.device, **sizes._asdict(), arms=len(tasks))
+
+
+def _source(name: str, spaces: tuple[str, ...], wanted: Collection[str]) -> str:
+    """The line that one is a copy of, where a model has one space under both names."""
+    twin = " ".join(_OTHER_SPACE.get(word, word) for word in name.split(" "))
+    copied = len(spaces) == 1 and spaces[0] not in name.split(" ") and twin in wanted
+    return twin if copied else name
 
 
 @dataclass(frozen=True)
@@ -122,19 +133,17 @@ class Kept:
 
 
 @cache
-def load(folder: Path | None = None) -> Kept:
+def load(folder: Path | None = None, plan: Plan = FASHION) -> Kept:
     """Read data/results/10_endpoint_estimates; a missing file raises DatasetError."""
-    return _gathered(*read_kept(folder or datasets.data_dir() / "results" / NAME, COMMAND))
+    return _gathered(*read_kept(folder or plan.kept(NAME), plan.command))
 
 
 def made(model: str, sizes: Sizes) -> Kept:
     """All lines of another model, made now; its two spaces are one, so that each is made once."""
     wanted = pieces(model, sizes)
-    lines: dict[str, Result] = {}
-    for name, make in wanted.items():
-        twin = " ".join(_OTHER_SPACE.get(word, word) for word in name.split(" "))
-        lines[name] = lines[twin] | {"name": name} if twin in lines else json.loads(make())
-    return _gathered(list(lines.values()), {})
+    sources = {name: _source(name, SPACES[:1], wanted) for name in wanted}
+    lines = {name: json.loads(wanted[name]()) for name in dict.fromkeys(sources.values())}
+    return _gathered([lines[source] | {"name": name} for name, source in sources.items()], {})
 
 
 def _gathered(lines: list[Result], card: dict[str, Any]) -> Kept:

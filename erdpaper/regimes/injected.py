@@ -28,6 +28,11 @@ def decoded(text: str) -> NDArray[np.int64]:
     return np.array([ord(c) - 48 for c in text])
 
 
+def over(share: float, own: float) -> float:
+    """A share over that of a class's own samples; not a number where none of those is of it."""
+    return share / own if own else float("nan")
+
+
 @dataclass(frozen=True)
 class Injected:
     """One arm, read: original and adversary are the labels of its two classes."""
@@ -71,11 +76,11 @@ class Injected:
 
     def recovered(self, end: float) -> float:
         """Share of the class asked for after a nested window, over that of untouched samples."""
-        return float(self.at(end, self.original).mean()) / self.own[0]
+        return over(float(self.at(end, self.original).mean()), self.own[0])
 
     def taken(self, end: float) -> float:
         """Share of the adversary's class after it, over that of the adversary's own samples."""
-        return float(self.at(end, self.adversary).mean()) / self.own[1]
+        return over(float(self.at(end, self.adversary).mean()), self.own[1])
 
     def halfways(self, weights: Flags) -> Flags:
         """`halfway` of every resample, (R,), by the weights (R, N) of its samples."""
@@ -125,9 +130,13 @@ class Injected:
     def after_less_before(self) -> Interval:
         """Share of samples that lose their class, windows after the halfway level less before it.
 
-        The mean over windows of two units that lie within four units after, or before, the level.
+        The mean over windows of two units that lie within four units after, or before, the level;
+        not a number where the run has not all of these.
         """
         level, within = self.halfway().value, np.linspace(0, 2, 9)
+        first, *_, last = self.starts()
+        if not first <= level - 4 < level + 2 <= last:
+            return Interval(np.nan, np.nan, np.nan)
         gap = (self.lost_at(level + within) - self.lost_at(level - 4 + within)).mean(0)
         return interval(float(gap.mean()), gap @ bootstrap(len(gap)).T)
 
@@ -141,11 +150,14 @@ class Injected:
     def least_recovered(self, level: float, after: bool) -> float:
         """Smallest share of the class asked for, over untouched, among windows of two units.
 
-        Of those that begin at or after a log-SNR, or of those that end at or before it.
+        Of those that begin at or after a log-SNR, or of those that end at or before it; not a
+        number if there are none.
         """
         starts, edge = np.array(self.starts()), level if after else level - 2
+        if not starts[0] <= edge <= starts[-1]:
+            return float("nan")
         among = starts[starts >= edge] if after else starts[starts <= edge]
-        return float(1 - self.lost_at(np.append(among, edge)).mean(1).max()) / self.own[0]
+        return over(float(1 - self.lost_at(np.append(among, edge)).mean(1).max()), self.own[0])
 
     def steps_up(self, ends: list[float]) -> list[Interval]:
         """Change of the adversary's share from each nested window to the next longer, paired."""

@@ -104,11 +104,10 @@ class Runs:
 
     def common(self) -> Result:
         """What every part of a result is read with."""
-        first = float(self.course.schedule.logsnr(self.course.times[0]))
         return {
             "arm": asdict(self.arm),
             "labels": self.labels,
-            "first": first,
+            "first": self.course.first,
             "untouched": encoded(self.untouched.classes),
             "whole": encoded(self.whole.classes),
         }

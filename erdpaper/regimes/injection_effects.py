@@ -9,7 +9,7 @@ from torch import Tensor
 from erdpaper.guidance import combine
 from erdpaper.regimes import outcomes
 from erdpaper.regimes.course import Course, Stop
-from erdpaper.regimes.injected import encoded
+from erdpaper.regimes.injected import encoded, over
 from erdpaper.regimes.injection_arm import Result, Runs
 from erdpaper.regimes.outcomes import Judged
 
@@ -74,7 +74,7 @@ def half(runs: Runs) -> Result:
         "classes": encoded(final.classes),
         "hybrids": ["".join(str(int(h)) for h in one) for one in between],
         "own_hybrids": ((hybrid[0] + hybrid[1]) / 2).tolist(),
-        "sure": 2 * sure(final, labels) / sum(alone),
+        "sure": over(2 * sure(final, labels), sum(alone)),
         "shift": moved(runs, final, kept),
         "decided": decided(runs, made, final),
     }
@@ -111,12 +111,14 @@ def trajectory(made: Course, start: Stop, to: int, places: list[int]) -> Tensor:
 def decided(runs: Runs, made: Course, final: Judged) -> list[float]:
     """Log-SNR from which on each sample's endpoint estimate keeps its final class, (N,).
 
-    Looked at every half unit from -7 to 3; the last of them where it still changes after it.
+    Looked at every half unit from -7, or where the run begins, to 3; the last of them where it
+    still changes after it.
     """
-    index = [made.index(level) for level in LOOKS]
+    looks = [level for level in LOOKS if level >= made.first]
+    index = [made.index(level) for level in looks]
     states = made.states(runs.start, index, inject=True)
     seen = runs.judged([endpoint(made, x, k) for x, k in zip(states, index, strict=True)])
     same = torch.stack([j.classes == final.classes for j in seen])  # (L, N)
     kept = same.flip(0).cummin(0).values.flip(0)
-    first = torch.where(kept.any(0), kept.float().argmax(0), len(LOOKS) - 1)
-    return [LOOKS[k] for k in first.tolist()]
+    first = torch.where(kept.any(0), kept.float().argmax(0), len(looks) - 1)
+    return [looks[k] for k in first.tolist()]

@@ -21,9 +21,9 @@ STARTS = tuple(float(k) for k in range(-8, 4))
 def nested(runs: Runs, ends: tuple[float, ...] = ENDS) -> tuple[Result, list[Judged]]:
     """Windows from where the arm's injection begins to each of the ends, and to the last level."""
     made, begins = runs.course, runs.arm.first
-    ends = tuple(e for e in ends if begins is None or e > begins)
-    to = [made.index(e) for e in ends]
-    first = 0 if begins is None else made.index(begins)
+    begins = runs.course.first if begins is None else begins
+    ends = tuple(e for e in ends if e > begins)
+    to, first = [made.index(e) for e in ends], made.index(begins)
     found = runs.judged(made.nested(runs.start, [*to, made.end], first))
     return {"ends": list(ends), "nested": [encoded(j.classes) for j in found]}, found
 
@@ -31,8 +31,8 @@ def nested(runs: Runs, ends: tuple[float, ...] = ENDS) -> tuple[Result, list[Jud
 def sliding(
     runs: Runs, length: float, starts: tuple[float, ...] = STARTS
 ) -> tuple[Result, list[Judged]]:
-    """Windows of one length in log-SNR that begin at each of the starts."""
-    index = runs.course.index
+    """Windows of one length in log-SNR that begin at each of the starts that the run has."""
+    index, starts = runs.course.index, tuple(s for s in starts if s >= runs.course.first)
     found = runs.judged(
         runs.course.sliding(runs.start, [(index(s), index(s + length)) for s in starts])
     )

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 
 from erdpaper.metrics import ClassAgreement
 from erdpaper.regimes import outcomes, windows
-from erdpaper.regimes.injected import Flags, Injected, decoded
+from erdpaper.regimes.injected import Flags, Injected, decoded, over
 from erdpaper.regimes.outcomes import Interval
 from erdpaper.regimes.system import System
 from erdpaper.schedules import Cosine
@@ -67,7 +67,7 @@ def by_pair(
 def _share(arm: Injected, end: float, adverse: bool) -> tuple[float, float]:
     own = arm.own[adverse]
     found = outcomes.wilson(arm.at(end, arm.adversary if adverse else arm.original))
-    return found.share / own, (found.high - found.low) / (2 * own)
+    return over(found.share, own), over((found.high - found.low) / 2, own)
 
 
 def larger(
@@ -86,18 +86,21 @@ def gaussian_level(system: System, original: int, adversary: int, sampler: str) 
     After injection up to (alpha, sigma) a class of covariance V has its mean at m_c + F^k (m_q -
     m_c), F^2 = V (V + r I)^-1 with r = sigma^2 / alpha^2; the exponent k is 1 for the
     flow, which keeps the number of standard deviations, and 2 for the ancestral chain, by the tower
-    rule. The level is that at which this lies half the way along m_q - m_c.
+    rule. The level is that at which this lies half the way along m_q - m_c; infinite where more
+    than half of that has no variance, as it may of fewer states than coordinates.
     """
     x, other = (system.data("train", k)[0].flatten(1).double() for k in (original, adversary))
-    variances, basis = torch.linalg.eigh(torch.cov(x.T))
-    shares = (basis.T @ (other.mean(0) - x.mean(0))).square()
-    weights, lengths = (shares / shares.sum()).numpy(), variances.clamp(min=0).numpy()
+    mean, way = x.mean(0), other.mean(0) - x.mean(0)
+    # of fewer points than coordinates; across what they span the variance is 0
+    _, roots, basis = torch.linalg.svd(x - mean, full_matrices=False)
+    weights = ((basis @ way).square() / way.square().sum()).numpy()
+    lengths = roots.square().div(len(x) - 1).numpy()
     power = 0.5 if sampler == "ddim" else 1.0
 
     def beyond(logsnr: float) -> float:
         return float(weights @ (lengths / (lengths + math.exp(-logsnr))) ** power) - 0.5
 
-    return float(brentq(beyond, -20.0, 20.0))
+    return float(brentq(beyond, -20.0, 20.0)) if beyond(20.0) > 0 else math.inf
 
 
 def strength_and_duration(strong: Injected, weak: Injected, lengths: Injected) -> dict[str, float]:
@@ -113,9 +116,14 @@ def strength_and_duration(strong: Injected, weak: Injected, lengths: Injected) -
 
 
 def wins(arm: Injected) -> float:
-    """At strength 1/2, share of the class asked for among both: lower end of its interval."""
+    """At strength 1/2, share of the class asked for among both: lower end of its interval.
+
+    Not a number where no sample is of either.
+    """
     classes = decoded(arm.result["half"]["classes"])
     either = classes[(classes == arm.original) | (classes == arm.adversary)]
+    if not len(either):
+        return math.nan
     return outcomes.wilson((either == arm.original).astype(float)).low
 
 
@@ -148,7 +156,7 @@ def turned(kept: windows.Kept) -> dict[str, tuple[float, float, float]]:
     that of untouched samples, and half the 95 % interval of the first.
     """
     found = {}
-    for pair in ("Trouser to Bag", "Pullover to Coat"):
+    for pair in (" to ".join(names) for names in (kept.plan.far[-1], kept.plan.near[0])):
         arm = kept.arms[f"rotated, {pair}"]
         untouched = decoded(arm.result["untouched"])
         for window, (_, texts) in zip(
@@ -157,7 +165,7 @@ def turned(kept: windows.Kept) -> dict[str, tuple[float, float, float]]:
             classes = decoded("".join(texts))
             share = outcomes.wilson((classes == arm.adversary).astype(float))
             excess = share.share - float((untouched == arm.adversary).mean())
-            asked = float((classes == arm.original).mean()) / arm.own[0]
+            asked = over(float((classes == arm.original).mean()), arm.own[0])
             found[f"{pair}, {window}"] = (excess, asked, (share.high - share.low) / 2)
     return found
 
@@ -184,4 +192,4 @@ def distances(kept: Injected, live: Injected) -> dict[str, float]:
 
 def _apart(first: Interval, second: Interval) -> float:
     halves = [(each.high - each.low) / 2 for each in (first, second)]
-    return abs(first.value - second.value) / math.hypot(*halves)
+    return over(abs(first.value - second.value), math.hypot(*halves))

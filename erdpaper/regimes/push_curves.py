@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from erdpaper import datasets
 from erdpaper.regimes import push_realism
 from erdpaper.regimes.outcomes import Interval
+from erdpaper.regimes.plans import FASHION, Plan
 from erdpaper.regimes.push_runs import Vector
-from erdpaper.regimes.pushes import BASE, COMMAND, NAME, SETTINGS, random_vectors
+from erdpaper.regimes.pushes import BASE, NAME, random_vectors
 from erdpaper.tasks import read_kept
 
 Floats = NDArray[np.float64]
@@ -77,10 +77,11 @@ class Curve:
 
 
 class Kept(NamedTuple):
-    """The runs of data/results/13_steering and their card."""
+    """The runs of data/results/13_steering and their card, and the plan they were made by."""
 
     lines: dict[tuple[str, str, str, int], dict[str, Any]]
     card: dict[str, Any]
+    plan: Plan = FASHION
 
     def curve(self, pair: str, vector: Vector, setting: str = BASE) -> Curve:
         """One vector; LookupError for one that was not run."""
@@ -105,7 +106,8 @@ class Kept(NamedTuple):
         return (1 + as_much) / (1 + len(random_vectors()))
 
     def _best_count(self, pair: str, vector: Vector) -> int:
-        return round(self.curve(pair, vector).best_share().share * SETTINGS[BASE].samples)
+        samples = int(self.card["settings"][BASE]["samples"])
+        return round(self.curve(pair, vector).best_share().share * samples)
 
     def corruption(self, pair: str, vector: Vector) -> float:
         """Mean realism over the pushes, without the untouched samples."""
@@ -118,19 +120,15 @@ class Kept(NamedTuple):
         return found[vector.kind, other.kind]
 
 
-def load(folder: Path | None = None) -> Kept:
+@cache
+def load(folder: Path | None = None, plan: Plan = FASHION) -> Kept:
     """Read data/results/13_steering, or another folder that the command wrote.
 
     A missing file raises DatasetError with the command that makes it.
     """
-    return _load(folder or datasets.data_dir() / "results" / NAME)
-
-
-@cache
-def _load(folder: Path) -> Kept:
-    lines, card = read_kept(folder, COMMAND)
+    lines, card = read_kept(folder or plan.kept(NAME), plan.command)
     keys = [(r["setting"], r["pair"], r["kind"], r.get("variant", 0)) for r in lines]
-    return Kept(dict(zip(keys, lines, strict=True)), card)
+    return Kept(dict(zip(keys, lines, strict=True)), card, plan)
 
 
 def gap(first: Share, second: Share) -> tuple[float, float]:

@@ -109,6 +109,11 @@ def speciation_level(system: System, n: int | None = None) -> float:
     return time_from_covariance(system.data("train", None)[0][:n]).logsnr
 
 
+def start_level(system: System) -> float:
+    """The level of the starts: speciation, and at least a unit after the schedule begins."""
+    return max(speciation_level(system), float(system.schedule.logsnr(1.0)) + 1)
+
+
 class Reference(NamedTuple):
     """Features (M, F) of the test states, decoded, and their moments."""
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from erdpaper import datasets
 from erdpaper.comparisons import Ratio, paired_ratio
 from erdpaper.files import write_atomically
 from erdpaper.images.measure import balanced
+from erdpaper.regimes.plans import FASHION, Plan
 from erdpaper.regimes.shortcut import (
     JUMP,
     NOISE,
@@ -22,13 +22,11 @@ from erdpaper.regimes.shortcut import (
     draw,
     quality,
     reference,
-    speciation_level,
+    start_level,
 )
-from erdpaper.regimes.system import fashion
 from erdpaper.tasks import fill, read_kept, write_card
 
 NAME = "11_pca_speciation/shortcut"
-COMMAND = "erdpaper regimes"
 CALLS, FEW, LONG = (6, 10, 20, 40), (6, 10, 20), 160
 # starts from class statistics elsewhere, in units of log-SNR after speciation
 OFFSETS = (-2.0, 1.0, 2.0, 3.0)
@@ -65,10 +63,11 @@ def pieces() -> Iterator[Piece]:
         yield Piece(NOISE, 0.0, (LONG,), seed)
 
 
-def measure(piece: Piece, samples: int = SAMPLES) -> list[dict[str, Any]]:
+def measure(piece: Piece, plan: Plan = FASHION) -> list[dict[str, Any]]:
     """One line a number of calls: the piece, its log-SNR, and `shortcut.quality`."""
-    system, labels = fashion("latents"), balanced(samples)
-    start = Start(piece.kind, speciation_level(system) + piece.offset)
+    system = plan.system(plan.spaces[-1])
+    labels = balanced(plan.size(SAMPLES)) % len(system.classes)
+    start = Start(piece.kind, start_level(system) + piece.offset)
     found = []
     for calls in piece.calls:
         x = draw(system, start, calls, labels, piece.seed)
@@ -86,16 +85,17 @@ def measure(piece: Piece, samples: int = SAMPLES) -> list[dict[str, Any]]:
     return found
 
 
-def _text(piece: Piece) -> str:
-    return "".join(json.dumps(line) + "\n" for line in measure(piece))
+def _text(piece: Piece, plan: Plan) -> str:
+    return "".join(json.dumps(line) + "\n" for line in measure(piece, plan))
 
 
-def collect(work: Path, out: Path, jobs: int) -> None:
+def collect(work: Path, out: Path, jobs: int, plan: Plan = FASHION) -> None:
     """Measure what the work folder lacks, and keep all lines in `out` with their card."""
-    made = {work / piece.file: partial(_text, piece) for piece in pieces()}
+    made = {work / piece.file: partial(_text, piece, plan) for piece in pieces()}
     fill(made, jobs, "shortcut", "start")
     write_atomically(out / "runs.jsonl", "".join(path.read_text() for path in made))
-    write_card(out, COMMAND, "start", samples=SAMPLES, seeds=list(SEEDS), pieces=len(made))
+    facts = {"samples": plan.size(SAMPLES), "seeds": list(SEEDS), "pieces": len(made)}
+    write_card(out, plan.command, "start", plan.device, **facts)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def calls_to(calls: Sequence[int], distances: Sequence[float], wanted: float) ->
 
 
 @cache
-def load(folder: Path | None = None) -> Kept:
+def load(folder: Path | None = None, plan: Plan = FASHION) -> Kept:
     """Read data/results/11_pca_speciation/shortcut, or another folder that `collect` wrote."""
-    lines, card = read_kept(folder or datasets.data_dir() / "results" / NAME, COMMAND)
+    lines, card = read_kept(folder or plan.kept(NAME), plan.command)
     return Kept(tuple(lines), card)

@@ -94,13 +94,6 @@ def check_classes(label: Label, classes: Sequence[str]) -> None:
         raise ValueError(f"a class must lie in 0..{len(classes) - 1}, got {int(unknown[0])}")
 
 
-def announce(model: str) -> None:
-    """Print for which model a chapter's sections are, if it is run with another than fashion."""
-    if model != "fashion":
-        print(f"What is drawn or measured here and now is of {model}; kept results are of")
-        print("Fashion-MNIST and left out, but for the sentences on them, and no claim is judged.")
-
-
 def open_system(model: str, space: str) -> System:
     """The system of a notebook's parameter `model`: fashion, cifar10 or stable-diffusion.
 

@@ -10,31 +10,29 @@ the other arms changes one thing. What is kept of them is made by `collect`.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from erdpaper import datasets
 from erdpaper.files import write_atomically
 from erdpaper.regimes import injection_runs
 from erdpaper.regimes.injected import Injected
 from erdpaper.regimes.injection_arm import Arm, Result
-from erdpaper.regimes.system import System, fashion
+from erdpaper.regimes.plans import FASHION, OWN_MODEL, Names, Plan, ordered
+from erdpaper.regimes.system import System
 from erdpaper.schedules import Schedule, StableDiffusion
 from erdpaper.tasks import fill, read_kept, write_card
 
 NAME = "12_injection"
-COMMAND = "erdpaper regimes"
 THESIS = StableDiffusion()
 # T_lower of Figure 3.7; what is left of 0 is the whole of the run
 LOWER = (800, 600, 400, 200)
-# class means of latents less than 8.5 apart, and more than 13
-NEAR = (("Pullover", "Coat"), ("Sandal", "Sneaker"), ("Trouser", "Dress"))
-FAR = (("Trouser", "Ankle boot"), ("T-shirt", "Sneaker"), ("Trouser", "Bag"))
 SAMPLES = 200
+# of guidance [T 3.2]
+_SCALES = (1.0, 3.0, 7.5)
 
 
 def time_of_thesis(timestep: float, schedule: Schedule) -> float:
@@ -64,89 +62,109 @@ def lower_ends(schedule: Schedule = THESIS) -> list[float]:
     return [log_snr(T, schedule) for T in LOWER]
 
 
-def ordered(pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
-    """Each pair in both orders."""
-    return [order for a, b in pairs for order in ((a, b), (b, a))]
-
-
 Measure = Callable[[System, Arm, int], Result]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One kept line: an arm, what is measured of it, and of how many samples."""
+    """One kept line: an arm, what is measured of it, and of whose."""
 
     name: str
     measure: Measure
     arm: Arm
-    n: int = SAMPLES
+    plan: Plan
 
     def __call__(self) -> str:
         """Run it; a line of JSON."""
-        found = self.measure(fashion(self.arm.space), self.arm, self.n)
-        return json.dumps({"name": self.name, "n": self.n, **found})
+        n = self.plan.size(SAMPLES)
+        found = self.measure(self.plan.system(self.arm.space), self.arm, n)
+        return json.dumps({"name": self.name, "n": n, **found})
 
 
-GUIDED = {
-    "guidance 3": Arm(guidance=3.0, adversary_guidance=3.0),
-    "guidance 7.5": Arm(guidance=7.5, adversary_guidance=7.5),
-    "guidance 3, adversary without": Arm(guidance=3.0),
-    "guidance 7.5, adversary without": Arm(guidance=7.5),
-}
-OTHERS = {
-    "DDIM": Arm(sampler="ddim"),
-    "grid of EDM": Arm(grid="edm"),
-    "injection from Stable Diffusion's first level": Arm(first=-5.25),
-    "other noise": Arm(seed=1),
-    "pixel model": Arm(space="pixels"),
+PIXELS = "pixel model"
+# what is changed of the base case, but for guidance
+OTHERS: dict[str, dict[str, Any]] = {
+    "DDIM": {"sampler": "ddim"},
+    "grid of EDM": {"grid": "edm"},
+    "injection from Stable Diffusion's first level": {"first": -5.25},
+    "other noise": {"seed": 1},
+    PIXELS: {"space": "pixels"},
 }
 
 
-def jobs() -> list[Job]:
+def base(plan: Plan = FASHION, pair: Names | None = None) -> Arm:
+    """The plain arm of a pair, by default of the last far one."""
+    scale = plan.guidance
+    return Arm(*(pair or plan.far[-1]), guidance=scale, adversary_guidance=scale)
+
+
+def guided(plan: Plan = FASHION) -> dict[str, Arm]:
+    """The base case with other guidance, alike for both classes and for the class asked for."""
+    scales = [scale for scale in _SCALES if scale != plan.guidance]
+    arm = base(plan)
+    alike = {f"guidance {w:g}": replace(arm, guidance=w, adversary_guidance=w) for w in scales}
+    without = {
+        f"guidance {w:g}, adversary without": replace(arm, guidance=w, adversary_guidance=1.0)
+        for w in (*scales, plan.guidance)
+        if w != 1
+    }
+    return alike | without
+
+
+def others(plan: Plan = FASHION) -> dict[str, Arm]:
+    """The base case with one other thing changed; only fashion has a second space."""
+    changes = {k: v for k, v in OTHERS.items() if k != PIXELS or plan.model == OWN_MODEL}
+    return {name: replace(base(plan), **change) for name, change in changes.items()}
+
+
+def jobs(plan: Plan = FASHION) -> list[Job]:
     """All kept lines, pairs first."""
-    pairs = [Job(f"{a} to {b}", injection_runs.full, Arm(a, b)) for a, b in ordered((*NEAR, *FAR))]
-    stars = [
-        Job(name, injection_runs.curve, arm)
-        for name, arm in ({"strength 0.5": Arm(strength=0.5)} | GUIDED | OTHERS).items()
-    ]
+    arm = base(plan)
+    near = base(plan, plan.near[0])
+    stars = {"strength 0.5": replace(arm, strength=0.5)} | guided(plan) | others(plan)
+    rotated = {f"rotated, {each.original} to {each.adversary}": each for each in (arm, near)}
     return [
-        *pairs,
-        *stars,
-        Job("lengths", injection_runs.lengths, Arm()),
-        Job("rotated, Trouser to Bag", injection_runs.rotated, Arm()),
-        Job("rotated, Pullover to Coat", injection_runs.rotated, Arm("Pullover", "Coat")),
+        *(
+            Job(" to ".join(pair), injection_runs.full, base(plan, pair), plan)
+            for pair in ordered((*plan.near, *plan.far))
+        ),
+        *(Job(name, injection_runs.curve, star, plan) for name, star in stars.items()),
+        Job("lengths", injection_runs.lengths, arm, plan),
+        *(Job(name, injection_runs.rotated, each, plan) for name, each in rotated.items()),
     ]
 
 
-def collect(work: Path, out: Path, jobs_at_once: int) -> None:
+def collect(work: Path, out: Path, jobs_at_once: int, plan: Plan = FASHION) -> None:
     """Run what the work folder lacks and write runs.jsonl and card.json to `out`."""
-    wanted = jobs()
+    wanted = jobs(plan)
     files = [work / f"{job.name}.json" for job in wanted]
     fill(dict(zip(files, wanted, strict=True)), jobs_at_once, "injection", unit="arm")
     lines = "".join(file.read_text() + "\n" for file in files)
     write_atomically(out / "runs.jsonl", lines)
-    write_card(out, COMMAND, "arm", samples=SAMPLES, arms=len(wanted))
+    write_card(out, plan.command, "arm", plan.device, samples=plan.size(SAMPLES), arms=len(wanted))
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The kept arms by name, and their card."""
+    """The kept arms by name, their card, and the plan they were made by."""
 
     arms: dict[str, Injected] = field(repr=False)
     card: dict[str, Any]
+    plan: Plan = FASHION
 
-    def pairs(self, which: tuple[tuple[str, str], ...] = (*NEAR, *FAR)) -> dict[str, Injected]:
-        """Pairs in both orders."""
-        return {f"{a} to {b}": self.arms[f"{a} to {b}"] for a, b in ordered(which)}
+    def pairs(self, which: tuple[Names, ...] | None = None) -> dict[str, Injected]:
+        """Pairs in both orders, by default all near and far ones."""
+        wanted = ordered(which or (*self.plan.near, *self.plan.far))
+        return {" to ".join(pair): self.arms[" to ".join(pair)] for pair in wanted}
 
     @property
     def base(self) -> Injected:
         """The base case."""
-        return self.arms["Trouser to Bag"]
+        return self.arms[" to ".join(self.plan.far[-1])]
 
 
 @cache
-def load(folder: Path | None = None) -> Kept:
+def load(folder: Path | None = None, plan: Plan = FASHION) -> Kept:
     """Read data/results/12_injection; a missing file raises DatasetError with the command."""
-    runs, card = read_kept(folder or datasets.data_dir() / "results" / NAME, COMMAND)
-    return Kept({run["name"]: Injected(run) for run in runs}, card)
+    runs, card = read_kept(folder or plan.kept(NAME), plan.command)
+    return Kept({run["name"]: Injected(run) for run in runs}, card, plan)

@@ -62,7 +62,8 @@ def takeover_level(data: Tensor, labels: Tensor) -> float:
     continued by the denoiser of the second ends, on average, the share u^T R u of the way back to
     the first along u = m / ||m||, R = SNR W (1 + SNR W)^-1 what a state remembers within its class.
     The level is where the share is 1/2; for W = s^2 I it is -log s^2, whatever m. data (N, ...) of
-    two classes, labels (N,); W is pooled over the two.
+    two classes, labels (N,); W is pooled over the two. Infinite where more than half of the way
+    between the means has no variance, as it may of fewer points than coordinates.
     """
     rows = _rows(data)
     classes = labels.unique() if labels.shape == rows.shape[:1] else labels.new_zeros(0)
@@ -73,7 +74,9 @@ def takeover_level(data: Tensor, labels: Tensor) -> float:
     within = _covariance(torch.cat([p - m for p, m in zip(parts, means, strict=True)]))
     variances, basis = torch.linalg.eigh(within)
     shares = ((means[1] - means[0]) @ basis).square()
-    total, variances = shares.sum(), variances.clamp(min=0)
+    # what is within the rounding of eigh is no variance
+    rounding = len(variances) * torch.finfo(variances.dtype).eps * variances[-1]
+    total, variances = shares.sum(), torch.where(variances > rounding, variances, 0.0)
     if not float(total) > 0 or not float(shares @ variances) > 0:
         raise ValueError("a takeover needs two means apart and a spread along the way between them")
     shares = shares / total
@@ -82,7 +85,7 @@ def takeover_level(data: Tensor, labels: Tensor) -> float:
         remembered = math.exp(logsnr) * variances
         return float((shares * remembered / (1 + remembered)).sum()) - 0.5
 
-    return float(brentq(above_half, -_FAR, _FAR))
+    return float(brentq(above_half, -_FAR, _FAR)) if above_half(_FAR) > 0 else math.inf
 
 
 def _rows(data: Tensor) -> Tensor:

@@ -104,7 +104,12 @@ def collect(work: Path, out: Path, jobs: int) -> None:
         path = networks.file_of(toy, out / "networks")
         write_atomically(path, weights)
         sums[path.name] = hashlib.sha256(weights).hexdigest()
-    facts = {"points": POINTS, "feature points": FEATURE_POINTS, "times": TIMES, "sha256": sums}
+    facts: dict[str, Any] = {
+        "points": POINTS,
+        "feature points": FEATURE_POINTS,
+        "times": TIMES,
+        "sha256": sums,
+    }
     write_card(out, "erdpaper kernels", "network", networks=len(toys), **facts)
 
 
