@@ -363,6 +363,32 @@ def test_gaussian_fitted_to_data_is_their_mean_and_covariance() -> None:
     assert float(flat.variances[0]) == pytest.approx(0, abs=1e-5)
 
 
+@given(st.integers(2, 6), st.integers(1, 4), st.floats(0.05, 3.0), st.integers(0, 1000))
+def test_a_gaussian_of_few_points_is_that_of_their_covariance(
+    n: int, more: int, sigma: float, seed: int
+) -> None:
+    d = n + more
+    data = normal(n, d, seed=seed)
+    few = Gaussian.fitted(data)
+    whole = Gaussian(data.mean(0), torch.from_numpy(np.cov(data.numpy().T, bias=True)))
+    assert few.basis.shape == (d, n) and few.dim == d
+    x_t, levels = normal(5, d, seed=seed + 1), (0.6, sigma)
+    for ours, theirs in zip(few.moments(x_t, *levels), whole.moments(x_t, *levels), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(few.score(x_t, *levels), whole.score(x_t, *levels))
+    torch.testing.assert_close(few.log_density(x_t, *levels), whole.log_density(x_t, *levels))
+    torch.testing.assert_close(few.second_moment(), whole.second_moment())
+    losses = (law.hidden_loss(x_t, *(torch.tensor(v) for v in levels)) for law in (few, whole))
+    torch.testing.assert_close(next(losses), next(losses))
+    found = (law.hidden_variance(*(torch.tensor(v) for v in levels)).value for law in (few, whole))
+    torch.testing.assert_close(next(found), next(found))
+    # draws lie where the points do
+    draws = few.sample(4, generator()) - data.mean(0)
+    torch.testing.assert_close(draws @ few.basis @ few.basis.T, draws)
+    with pytest.raises(ValueError, match="x_t has no density"):
+        few.moments(x_t, 1.0, 0.0)
+
+
 def test_a_mixture_of_one_component_is_a_gaussian() -> None:
     mean = normal(3)
     one = GaussianMixture(mean[None], torch.tensor([0.7], dtype=F64))

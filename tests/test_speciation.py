@@ -103,6 +103,18 @@ def test_between_classes_weighs_them_by_their_share() -> None:
         assert found == pytest.approx(float(x[:, axis].var(correction=0)), rel=1e-2)
 
 
+def test_levels_of_fewer_points_than_coordinates_are_those_of_their_covariance() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, k = 3 * torch.randn(12, 30, generator=generator), torch.arange(12) % 2
+    top = float(torch.linalg.eigvalsh(torch.cov(x.double().T, correction=0))[-1])
+    assert speciation.time_from_covariance(x).eigenvalue == pytest.approx(top)
+    # the same points in a basis that they span
+    inside = x.double() @ torch.linalg.svd(x.double(), full_matrices=False).Vh.T
+    assert inside.shape == (12, 12)
+    found = speciation.takeover_level(x, k)
+    assert found == pytest.approx(speciation.takeover_level(inside, k), rel=1e-6)
+
+
 def test_a_way_without_variance_is_never_remembered() -> None:
     # of six coordinates the first is the way between the means, and has no spread within a class
     generator = torch.Generator().manual_seed(0)

@@ -134,8 +134,8 @@ class Injected:
         not a number where the run has not all of these.
         """
         level, within = self.halfway().value, np.linspace(0, 2, 9)
-        first, *_, last = self.starts()
-        if not first <= level - 4 < level + 2 <= last:
+        starts = self.starts()
+        if not starts[0] <= level - 4 < level + 2 <= starts[-1]:
             return Interval(np.nan, np.nan, np.nan)
         gap = (self.lost_at(level + within) - self.lost_at(level - 4 + within)).mean(0)
         return interval(float(gap.mean()), gap @ bootstrap(len(gap)).T)

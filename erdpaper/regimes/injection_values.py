@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import brentq
 
 from erdpaper.metrics import ClassAgreement
+from erdpaper.posterior import Gaussian
 from erdpaper.regimes import outcomes, windows
 from erdpaper.regimes.injected import Flags, Injected, decoded, over
 from erdpaper.regimes.outcomes import Interval
@@ -90,12 +90,9 @@ def gaussian_level(system: System, original: int, adversary: int, sampler: str) 
     than half of that has no variance, as it may of fewer states than coordinates.
     """
     x, other = (system.data("train", k)[0].flatten(1).double() for k in (original, adversary))
-    mean, way = x.mean(0), other.mean(0) - x.mean(0)
-    # of fewer points than coordinates; across what they span the variance is 0
-    _, roots, basis = torch.linalg.svd(x - mean, full_matrices=False)
-    weights = ((basis @ way).square() / way.square().sum()).numpy()
-    lengths = roots.square().div(len(x) - 1).numpy()
-    power = 0.5 if sampler == "ddim" else 1.0
+    law, way = Gaussian.fitted(x), other.mean(0) - x.mean(0)
+    weights = ((way @ law.basis).square() / way.square().sum()).numpy()
+    lengths, power = law.variances.numpy(), 0.5 if sampler == "ddim" else 1.0
 
     def beyond(logsnr: float) -> float:
         return float(weights @ (lengths / (lengths + math.exp(-logsnr))) ** power) - 0.5

@@ -55,10 +55,11 @@ def linear_displacement(bench: Bench, vector: Vector, push: float, window: Windo
     schedule, grid, how = bench.system.schedule, bench.grid, bench.setting
     law = bench.law
     eta = 1.0 if how.sampler == "ddpm" else 0.0
-    response = steering.gaussian_response(law.variances, schedule, grid, eta)  # (R, D)
+    response = steering.gaussian_response(law.variances, schedule, grid, eta)  # (R, k)
     inside = torch.tensor([t in window for t in grid[:-1].tolist()])
     alpha = schedule(grid[:-1])[0] * inside
     # a total push of 1 spreads over the calls in proportion to alpha
-    kept = (alpha / alpha.sum()) @ response  # (D,)
-    delta = law.basis.T @ bench.delta(vector).flatten().double()
-    return push * float((kept * delta.square()).sum() / delta.square().sum())
+    kept = (alpha / alpha.sum()) @ response  # (k,)
+    delta = bench.delta(vector).flatten().double()
+    # across the basis, where the class has no variance, nothing is kept
+    return push * float((kept * (delta @ law.basis).square()).sum() / delta.square().sum())

@@ -19,6 +19,7 @@ from scipy.linalg.blas import dsyrk
 from scipy.optimize import brentq
 from torch import Tensor
 
+from erdpaper.posterior import Gaussian
 from erdpaper.schedules import Discrete, Schedule, ou_time
 
 # beyond these log-SNRs nothing is decided
@@ -45,7 +46,7 @@ def time_from_covariance(source: Tensor | float, labels: Tensor | None = None) -
     if not isinstance(source, Tensor) or source.ndim == 0:
         value = float(source)
     elif labels is None:
-        value = float(torch.linalg.eigvalsh(_covariance(_rows(source)))[-1])
+        value = float(torch.linalg.eigvalsh(_smaller(_rows(source)))[-1])
     else:
         value = _between(_rows(source), labels)
     if not 1 < value < float("inf"):
@@ -71,12 +72,12 @@ def takeover_level(data: Tensor, labels: Tensor) -> float:
         raise ValueError("a takeover needs points (N, ...) of two classes and a label for each")
     parts = [rows[labels == each] for each in classes]
     means = [part.mean(0) for part in parts]
-    within = _covariance(torch.cat([p - m for p, m in zip(parts, means, strict=True)]))
-    variances, basis = torch.linalg.eigh(within)
-    shares = ((means[1] - means[0]) @ basis).square()
-    # what is within the rounding of eigh is no variance
-    rounding = len(variances) * torch.finfo(variances.dtype).eps * variances[-1]
-    total, variances = shares.sum(), torch.where(variances > rounding, variances, 0.0)
+    law = Gaussian.fitted(torch.cat([p - m for p, m in zip(parts, means, strict=True)]))
+    way = means[1] - means[0]
+    shares, total = (way @ law.basis).square(), way.square().sum()
+    # what is within rounding is no variance
+    rounding = rows.shape[1] * torch.finfo(rows.dtype).eps * law.variances.max()
+    variances = torch.where(law.variances > rounding, law.variances, 0.0)
     if not float(total) > 0 or not float(shares @ variances) > 0:
         raise ValueError("a takeover needs two means apart and a spread along the way between them")
     shares = shares / total
@@ -96,11 +97,14 @@ def _rows(data: Tensor) -> Tensor:
     return data.flatten(1).double()
 
 
-def _covariance(rows: Tensor) -> Tensor:
-    """The covariance (D, D) on and below its diagonal, all that its eigenvalues are made from."""
+def _smaller(rows: Tensor) -> Tensor:
+    """The covariance (D, D), or of fewer points (N, N) with the same eigenvalues above 0.
+
+    On and below its diagonal, all that eigenvalues are made from.
+    """
     centred = (rows - rows.mean(0)).cpu().numpy()
     # half the work of a product
-    lower = dsyrk(1 / len(centred), centred.T, lower=1)
+    lower = dsyrk(1 / len(centred), min(centred, centred.T, key=len), lower=1)
     return torch.from_numpy(lower).to(rows.device)
 
 
