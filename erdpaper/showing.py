@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 
 from erdpaper import claims, figures
+from erdpaper.claims.session import OWN_MODEL
 from erdpaper.regimes import plans
-from erdpaper.regimes.plans import FASHION, OWN_MODEL, Plan
+from erdpaper.regimes.plans import FASHION, Plan
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Page:
             return
         print(f"What is drawn or measured here and now is of {model}; kept results are of")
         print("Fashion-MNIST and left out, but for the sentences on them, and no claim is judged.")
+        if plans.of_another(model):
+            print(f"What is kept in data/results/{model} is of another network or other data.")
         print(f"`erdpaper regimes --model {model}` keeps results of its own.")
 
     def show(self, of: Plan | None = None) -> None:

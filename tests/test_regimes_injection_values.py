@@ -46,8 +46,8 @@ def wilson_half(successes: int, n: int) -> float:
 
 def test_shares_by_pair_are_over_those_of_own_samples() -> None:
     pairs = {"steep": STEEP, "flat": FLAT}
-    kept, kept_half = values.by_pair(pairs, 600, adverse=False)
-    taken, taken_half = values.by_pair(pairs, 600, adverse=True)
+    kept, kept_half = values.by_pair(pairs, Cosine(), 600, adverse=False)
+    taken, taken_half = values.by_pair(pairs, Cosine(), 600, adverse=True)
     # timestep 600 is log-SNR -1.65 of Stable Diffusion, and 0.6 of the cosine table -0.66
     assert kept == pytest.approx({"steep": 0.25, "flat": 0.75, values.FRACTION: 10 / 40 / 2})
     assert taken == pytest.approx({"steep": 20 / 32, "flat": 0, values.FRACTION: 34 / 32 / 2})
@@ -55,13 +55,13 @@ def test_shares_by_pair_are_over_those_of_own_samples() -> None:
     assert taken_half["steep"] == pytest.approx(wilson_half(20, N) * N / 32)
     pooled = math.hypot(wilson_half(0, N), wilson_half(10, N)) / 2
     assert kept_half[values.FRACTION] == pytest.approx(pooled)
-    larger, spread = values.larger(pairs, 600)
+    larger, spread = values.larger(pairs, Cosine(), 600)
     assert larger == pytest.approx({"steep": 20 / 32, "flat": 0.75, values.FRACTION: 34 / 64})
     assert spread["steep"] == taken_half["steep"] and spread["flat"] == kept_half["flat"]
 
 
 def test_speciation_is_read_in_both_ways() -> None:
-    found, spread = values.speciation({"steep": STEEP, "flat": FLAT})
+    found, spread = values.speciation({"steep": STEEP, "flat": FLAT}, Cosine())
     # half of 40 lies between 30 at -3.25 and 10 at -1.75, and between 30 at -1.75 and 10 at 0
     levels = {"steep": -2.5, "flat": -0.875}
     for name, level in levels.items():

@@ -15,25 +15,27 @@ from erdpaper import sampling
 from erdpaper.cli import main
 from erdpaper.images.measure import Features
 from erdpaper.regimes import (
+    command,
     contraction_kept,
     contraction_runs,
     crossings,
+    opened,
     plans,
     push_curves,
     pushes,
     shortcut_runs,
     windows,
 )
-from erdpaper.regimes.plans import FASHION
+from erdpaper.regimes.plans import FASHION, PlanError
 from erdpaper.regimes.system import Label, System
 from erdpaper.schedules import Cosine
 
 
-def on_a_line(places: list[float], free: bool = True) -> System:
-    """Two states a class, of the given mean; with a denoiser for no class or without."""
+def on_a_line(places: list[float], free: bool = True, each: int = 24) -> System:
+    """States of a class around its mean; with a denoiser for no class or without."""
     means = torch.tensor(places)
-    x0 = (means[:, None] + torch.tensor([-1.0, 1.0])).reshape(-1, 1)
-    labels = torch.arange(len(places)).repeat_interleave(2)
+    x0 = (means[:, None] + torch.tensor([-1.0, 1.0] * (each // 2))).reshape(-1, 1)
+    labels = torch.arange(len(places)).repeat_interleave(each)
 
     def denoiser(label: Label, scale: float) -> sampling.Denoiser:
         if label is None and not free:
@@ -68,40 +70,102 @@ def test_near_and_far_pairs_are_those_of_the_class_means(places: list[int]) -> N
     assert all(distance[near[-1]] <= d <= distance[far[0]] for d in rest)
 
 
-def test_a_plan_is_of_the_model_and_limits_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No environment variables are read."""
+    monkeypatch.setattr(plans, "_origin", lambda model: (("MODEL", "a"),))
+
+
+@pytest.mark.usefixtures("unnamed")
+def test_a_plan_is_of_the_model_and_limits_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "open_system", lambda *_: on_a_line([0.0, 1.0, 4.0, 9.0, 30.0]))
     plan = plans.made("stable-diffusion", 50)
     assert plan.near[0] == ("class 0", "class 1") and plan.far[-1] == ("class 0", "class 4")
     assert plan.steered == (*plan.near[:2], plan.far[-1], plan.far[-2])
     assert plan.spaces == ("latents",) and plan.guidance == 7.5
     assert (plan.size(200), plan.size(20), replace(plan, most=None).size(200)) == (50, 20, 200)
-    assert plan.command == "erdpaper regimes --model stable-diffusion --samples 50"
+    assert plan.images == (24, 24) and contraction_runs.images(plan) == 24
+    # 50 is what is taken where none are asked for
+    assert plan == plans.made("stable-diffusion") and plan.origin == (("MODEL", "a"),)
+    assert plan.command == "erdpaper regimes --model stable-diffusion"
+    assert replace(plan, most=20).command.endswith(" --samples 20")
     assert plan.within(Path("a")) == Path("a/stable-diffusion")
     # birds of CIFAR-10, as in Figure 3.5
     assert plans.made("cifar10").counted[0] == 2
     assert len(set(plan.counted)) == 3
 
 
+@pytest.mark.usefixtures("unnamed")
 def test_models_that_cannot_be_measured_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "open_system", lambda *_: on_a_line([0.0, 1.0]))
-    with pytest.raises(ValueError, match="near and far pairs need three classes or more"):
+    with pytest.raises(PlanError, match="near and far pairs need three classes or more"):
         plans.made("cifar10")
     monkeypatch.setattr(plans, "open_system", lambda *_: on_a_line([0.0, 1.0, 3.0], free=False))
-    with pytest.raises(ValueError, match="no class for none"):
+    with pytest.raises(PlanError, match="no class for none"):
+        plans.made("cifar10")
+    monkeypatch.setattr(plans, "open_system", lambda *_: on_a_line([0.0, 1.0, 3.0], each=20))
+    with pytest.raises(PlanError, match="class 0 has 20 images in the split train; at least 21"):
         plans.made("cifar10")
 
 
 def test_a_plan_is_kept_and_not_mixed_with_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = replace(FASHION, model="cifar10", most=40)
+    plan = replace(FASHION, model="cifar10", most=40, origin=(("MODEL", "a"),))
     monkeypatch.setattr(plans, "results", lambda: tmp_path)
+    monkeypatch.setattr(plans, "_origin", lambda model: (("MODEL", "a"),))
     assert plans.measured("cifar10") is None and plans.measured("fashion") == FASHION
     plans.keep(plan, plan.within(tmp_path))
-    assert plans.measured("cifar10") == plan
-    plans.keep(plan, plan.within(tmp_path))
-    with pytest.raises(ValueError, match="holds measurements of other samples or classes; remove"):
-        plans.keep(replace(plan, most=None), plan.within(tmp_path))
+    assert plans.measured("cifar10") == plan and not plans.of_another("cifar10")
+    plans.check(plan, plan.within(tmp_path))
+    with pytest.raises(PlanError, match="holds measurements of another network, other classes or"):
+        plans.check(replace(plan, most=None), plan.within(tmp_path))
+    # another network under the same name
+    monkeypatch.setattr(plans, "_origin", lambda model: (("MODEL", "b"),))
+    assert plans.measured("cifar10") is None and plans.of_another("cifar10")
+    assert not plans.of_another("stable-diffusion")
+
+
+def test_a_network_is_told_from_another_by_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ERDPAPER_CIFAR10", "ERDPAPER_CLIP"):
+        monkeypatch.setenv(name, "hub/name")
+    monkeypatch.setenv("ERDPAPER_CIFAR10_MODEL", str(tmp_path))
+    (tmp_path / "unet").mkdir()
+    weights = tmp_path / "unet" / "model.safetensors"
+    weights.write_bytes(b"one")
+    first = opened.origin("cifar10")
+    assert first == opened.origin("cifar10")
+    assert first[0] == ("ERDPAPER_CIFAR10", "hub/name")
+    assert first[1][1].startswith(f"{tmp_path}, SHA-256 ")
+    weights.write_bytes(b"two")
+    assert opened.origin("cifar10") != first
+
+
+def test_results_are_those_of_a_model_once_they_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(FASHION, model="cifar10")
+    monkeypatch.setattr(plans, "results", lambda: tmp_path / "kept")
+    monkeypatch.setattr(plans, "_origin", lambda model: ())
+
+    def nothing(*_: object) -> None:
+        return None
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for part in (contraction_runs, *command._PARTS):
+        monkeypatch.setattr(part, "collect", nothing)
+    monkeypatch.setattr(pushes, "collect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command.everything(tmp_path / "work", tmp_path / "kept", 1, plan)
+    assert plans.measured("cifar10") is None
+    with pytest.raises(PlanError, match="work/cifar10 holds measurements of another"):
+        command.everything(tmp_path / "work", tmp_path / "kept", 1, replace(plan, most=30))
+    monkeypatch.setattr(pushes, "collect", nothing)
+    command.everything(tmp_path / "work", tmp_path / "kept", 1, plan)
     assert plans.measured("cifar10") == plan
 
 
@@ -123,7 +187,8 @@ def test_other_guidance_is_tried_around_that_of_the_plan() -> None:
         "guidance 7.5, adversary without": (7.5, 1),
     }
     assert windows.base(plan).guidance == windows.base(plan).adversary_guidance == 7.5
-    assert windows.PIXELS in windows.others() and windows.PIXELS not in windows.others(plan)
+    assert {windows.PIXELS, windows.LATER} < set(windows.others())
+    assert set(windows.others()) - set(windows.others(plan)) == {windows.PIXELS, windows.LATER}
 
 
 def test_kept_curves_levels_and_vectors_are_those_of_the_plan() -> None:

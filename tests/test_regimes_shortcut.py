@@ -176,7 +176,7 @@ def test_kept_runs_are_paired_by_seed() -> None:
     assert kept.values("fd", NOISE, 6) == [10, 20, 30]
     ratio = kept.ratio((STATISTICS, 6, 0.0), (NOISE, 6, 0.0))
     assert ratio.low == pytest.approx(0.5) == pytest.approx(ratio.high)
-    assert kept.speciation == -3
+    assert kept.level == -3
     with pytest.raises(LookupError, match="no kept run of jump with 6 calls at offset 0"):
         kept.values("fd", JUMP, 6)
 

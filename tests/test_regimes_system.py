@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,3 +101,20 @@ def test_a_class_that_there_is_not_is_refused_wherever_it_is_asked_for(label: in
     for wanted in (label, torch.tensor([3, label])):
         with pytest.raises(ValueError, match=f"a class must lie in 0..9, got {label}"):
             found.denoiser(wanted, 1.0)
+
+
+def test_large_states_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = system.fashion("latents")
+    x = found.data("test", None)[0][:30]
+    whole = found.seen(x)
+    monkeypatch.setattr(system, "_NUMBERS", 8 * 4 * 7 * 7)
+    decoded: list[int] = []
+
+    def decode(z: torch.Tensor) -> torch.Tensor:
+        decoded.append(len(z))
+        return found.decode(z)
+
+    parts = replace(found, decode=decode).seen(x)
+    assert decoded == [8, 8, 8, 6]
+    torch.testing.assert_close(parts.logits, whole.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(parts.features, whole.features, rtol=1e-4, atol=1e-4)

@@ -11,6 +11,7 @@ import click
 
 from erdpaper.cli.base import Refusal, data_dir
 
+_OWN_MODEL = "fashion"
 F = TypeVar("F", bound=Callable[..., Any])
 
 _jobs = click.option(
@@ -97,25 +98,30 @@ def kernels(jobs: int, out: Path | None) -> None:
 
 
 @click.command()
-@_jobs
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Pieces at a time, one thread each [default: one a core, or one on a GPU].",
+)
 @click.option(
     "--model",
-    default="fashion",
+    default=_OWN_MODEL,
     show_default=True,
-    type=click.Choice(["fashion", "cifar10", "stable-diffusion"]),
+    type=click.Choice([_OWN_MODEL, "cifar10", "stable-diffusion"]),
     help="Whose sampling is measured; the other two read what environment variables name.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=20),
-    help="No more samples or images of anything than these [default: as of fashion].",
+    help="Draw no more samples of anything, and show a denoiser no more images, than these "
+    "[default: 50 for stable-diffusion, else as of fashion].",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the results, one folder a chapter [default: data/results].",
 )
-def regimes(jobs: int, model: str, samples: int | None, out: Path | None) -> None:
+def regimes(jobs: int | None, model: str, samples: int | None, out: Path | None) -> None:
     """Measure what notebooks 10 to 13 keep; an interrupted command goes on where it was.
 
     Results of another model than fashion go to a folder of its name, where the notebooks find them.
@@ -123,11 +129,15 @@ def regimes(jobs: int, model: str, samples: int | None, out: Path | None) -> Non
     from erdpaper.datasets import DatasetError
     from erdpaper.regimes import command, plans
 
-    if model == "fashion" and samples is not None:
-        raise Refusal("--samples is for other models; the samples of fashion are fixed")
+    if model == _OWN_MODEL and samples is not None:
+        raise Refusal(f"--samples is for other models; the samples of {_OWN_MODEL} are fixed")
     data = data_dir()
     try:
-        plan = plans.FASHION if model == "fashion" else plans.made(model, samples)
-        command.everything(data.parent / "runs", out or data / "results", jobs, plan)
+        plan = plans.FASHION if model == _OWN_MODEL else plans.made(model, samples)
     except (DatasetError, ValueError) as error:
+        raise Refusal(str(error)) from error
+    jobs = jobs or (1 if plan.device else os.cpu_count() or 1)
+    try:
+        command.everything(data.parent / "runs", out or data / "results", jobs, plan)
+    except (DatasetError, plans.PlanError) as error:
         raise Refusal(str(error)) from error

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from erdpaper.claims.session import OWN_MODEL
 from erdpaper.regimes import (
     contraction_runs,
     crossings,
@@ -12,7 +13,7 @@ from erdpaper.regimes import (
     shortcut_runs,
     windows,
 )
-from erdpaper.regimes.plans import OWN_MODEL, Plan
+from erdpaper.regimes.plans import Plan
 
 # in the order of the chapters; each has a work folder and a folder of results by its NAME
 _PARTS = (endpoint_kept, crossings, shortcut_runs, windows, pushes)
@@ -21,8 +22,9 @@ _PARTS = (endpoint_kept, crossings, shortcut_runs, windows, pushes)
 def everything(work: Path, out: Path, jobs: int, plan: Plan = plans.FASHION) -> None:
     """Make what the work folder lacks, `jobs` pieces at a time, and keep the results in `out`.
 
-    Of another model than fashion both have a folder of its name. ValueError, before anything is
-    made, for a folder with measurements by another plan.
+    Of another model than fashion both have a folder of its name, and the plan is kept there: in
+    `work` before and in `out` after everything else. PlanError, before anything is made, for a
+    folder with measurements by another plan.
     """
     work, out = plan.within(work), plan.within(out)
     trained = work / "regimes" / "networks"
@@ -30,8 +32,11 @@ def everything(work: Path, out: Path, jobs: int, plan: Plan = plans.FASHION) -> 
         networks.train(trained, jobs)
     else:
         for folder in (work, out):
-            plans.keep(plan, folder)
+            plans.check(plan, folder)
+        plans.keep(plan, work)
     name = contraction_runs.NAME
     contraction_runs.collect(work / name, trained, out / name, jobs, plan)
     for part in _PARTS:
         part.collect(work / part.NAME, out / part.NAME, jobs, plan)
+    if plan.model != OWN_MODEL:
+        plans.keep(plan, out)

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from erdpaper.claims.session import OWN_MODEL
 from erdpaper.regimes import networks
 from erdpaper.regimes.contraction import Change, at_level, falls_to, steepest
 from erdpaper.regimes.contraction_runs import NAME
-from erdpaper.regimes.plans import FASHION, OWN_MODEL, Plan
+from erdpaper.regimes.plans import FASHION, Plan
 from erdpaper.tasks import read_kept
 
 # name, levels and what was measured at them, see `contraction_runs.measure`
@@ -141,7 +142,12 @@ def stored_name(space: str, name: str) -> str:
 
 
 def level(curve: Curve, logsnr: float, measure: str = "k0.99") -> float:
-    """A measure of a curve at a log-SNR; exact where it is one of the curve's levels."""
+    """A measure of a curve at a log-SNR; exact where it is one of the curve's levels.
+
+    Not a number before its first level or after its last.
+    """
+    if not curve["levels"][0] <= logsnr <= curve["levels"][-1]:
+        return math.nan
     return at_level(curve["levels"], curve[measure], logsnr)
 
 

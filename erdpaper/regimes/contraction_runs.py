@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from erdpaper import sampling
+from erdpaper.claims.session import OWN_MODEL
 from erdpaper.files import write_atomically
 from erdpaper.posterior import Empirical, Gaussian
 from erdpaper.regimes import diversity, networks
 from erdpaper.regimes.contraction import noised, of_fewer, ranks
 from erdpaper.regimes.networks import Training
-from erdpaper.regimes.plans import FASHION, OWN_MODEL, Plan
+from erdpaper.regimes.plans import FASHION, Plan
 from erdpaper.regimes.system import System
 from erdpaper.tasks import fill, write_card
 
@@ -83,6 +84,11 @@ def _classes_of(training: Training, classes: tuple[int, ...]) -> tuple[int, ...]
     return classes[:1] if longest or training.target == "eps" else ()
 
 
+def images(plan: Plan) -> int:
+    """How many training states of a class are shown to a denoiser."""
+    return min(plan.size(N), plan.images[0])
+
+
 def reached(system: System, space: str) -> list[float]:
     """The levels of a space that the system's schedule has."""
     first = float(system.schedule.logsnr(1.0))
@@ -90,7 +96,7 @@ def reached(system: System, space: str) -> list[float]:
 
 
 def measure(piece: Piece, trained: Path, plan: Plan = FASHION) -> list[dict[str, Any]]:
-    """The curves of a piece on the first training states of its class, N of them at most.
+    """The curves of a piece on the first training states of its class, `images` of them.
 
     trained: the folder of `networks.train`.
 
@@ -100,7 +106,7 @@ def measure(piece: Piece, trained: Path, plan: Plan = FASHION) -> list[dict[str,
     estimate over that of the network's.
     """
     system = plan.system(piece.space)
-    x0 = system.data("train", piece.label)[0][: plan.size(N)]
+    x0 = system.data("train", piece.label)[0][: images(plan)]
     total = float(x0.flatten(1).double().var(0).sum())
     if piece.subject == "images":
         return [_curve(piece, "images", [(0.0, ranks(x0.flatten(1), total))])]
@@ -229,5 +235,5 @@ def collect(work: Path, trained: Path, out: Path, jobs: int, plan: Plan = FASHIO
     made = tasks(work, trained, plan)
     fill(made, jobs, "contraction", "curve")
     write_atomically(out / "runs.jsonl", "".join(path.read_text() for path in made))
-    facts = {"images": plan.size(N), "classes": plan.counted, "seen": SEEN, "pieces": len(made)}
+    facts = {"images": images(plan), "classes": plan.counted, "seen": SEEN, "pieces": len(made)}
     write_card(out, plan.command, "curve", plan.device, **facts)

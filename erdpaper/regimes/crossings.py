@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from erdpaper import speciation
+from erdpaper.claims.session import OWN_MODEL
 from erdpaper.files import write_atomically
 from erdpaper.regimes import collapsed, decided
 from erdpaper.regimes.decided import Curve, Problem
-from erdpaper.regimes.plans import FASHION, OWN_MODEL, Plan
+from erdpaper.regimes.plans import FASHION, Plan
 from erdpaper.speciation import Crossing
 from erdpaper.tasks import fill, read_kept, write_card
 
@@ -53,11 +54,14 @@ _INJECTED = 120
 # training images that the collapse is looked for with, and levels around it
 _POINTS = 400
 _AROUND = (-1.0, 0.0, 1.0, 2.0, 3.0)
-_COLLAPSE_LEVELS = torch.linspace(-4, 4, 17, dtype=torch.float64)
-# of data of any number of coordinates
-_ANY_LEVELS = torch.linspace(-16, 8, 49, dtype=torch.float64)
 _COPIES = {"network": 500, "exact": 200}
 _RETURNS = 800
+
+
+def collapse_levels(plan: Plan) -> Tensor:
+    """Log-SNR (L,) to look for the collapse at, steps of 1/2; of any data for another model."""
+    first, last = (-4, 4) if plan.model == OWN_MODEL else (-16, 8)
+    return torch.linspace(first, last, 2 * (last - first) + 1, dtype=torch.float64)
 
 
 def problems(plan: Plan = FASHION) -> dict[str, Problem]:
@@ -108,12 +112,14 @@ def _exact(plan: Plan, problem: Problem) -> str:
 
 def _covariance(plan: Plan, problem: Problem) -> str:
     x, numbers = decided.of_data(plan.system(problem.space), problem)
-    found = {
-        "covariance": speciation.time_from_covariance(x),
-        "between classes": speciation.time_from_covariance(x, numbers),
-    }
-    rows = [{"problem": problem.name, "way": way, **each._asdict()} for way, each in found.items()]
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    lines = []
+    for way, labels in (("covariance", None), ("between classes", numbers)):
+        try:
+            found = speciation.time_from_covariance(x, labels)._asdict()
+        except ValueError:  # data that vary less than the noise have no such time
+            found = {"logsnr": None}
+        lines.append(json.dumps({"problem": problem.name, "way": way, **found}) + "\n")
+    return "".join(lines)
 
 
 def _takeover(plan: Plan, problem: Problem) -> str:
@@ -138,18 +144,16 @@ def _copies(plan: Plan, subject: str) -> str:
 
 
 def _returns(plan: Plan) -> str:
-    """Returns around the collapse; nothing if the schedule begins after all of these levels."""
+    """Returns around the collapse; nothing without one, or if the schedule begins later."""
     system = plan.system(plan.spaces[-1])
     data, unseen = (system.data(split, None)[0] for split in ("train", "test"))
-    around = _COLLAPSE_LEVELS if plan.model == OWN_MODEL else _ANY_LEVELS
     generator = torch.Generator().manual_seed(0)
-    entropy = speciation.excess_entropy(data, around, plan.size(_POINTS), generator)
+    points = plan.size(_POINTS)
+    entropy = speciation.excess_entropy(data, collapse_levels(plan), points, generator)
     found = speciation.collapse_time(entropy)
-    if found is None:
-        raise ArithmeticError("the training states do not collapse within the levels looked at")
     first = float(system.schedule.logsnr(1.0))
-    after = [step for step in _AROUND if found.estimate + step >= first]
-    if not after:
+    after = [step for step in _AROUND if found is not None and found.estimate + step >= first]
+    if found is None or not after:
         return ""
     levels = found.estimate + torch.tensor(after, dtype=torch.float64)
     n = min(plan.size(_RETURNS), len(data), len(unseen))

@@ -96,8 +96,8 @@ def real(model: str) -> dict[str, float]:
 
 def collect(work: Path, out: Path, jobs: int, plan: Plan = FASHION) -> None:
     """Run what the work folder lacks and write runs.jsonl and card.json to `out`."""
-    usual = Sizes()
-    sizes = Sizes(plan.size(usual.samples), plan.size(usual.images), usual.draws)
+    usual, there_are = Sizes(), plan.images[1] * len(plan.classes)
+    sizes = Sizes(plan.size(usual.samples), min(plan.size(usual.images), there_are), usual.draws)
     wanted = pieces(plan.model, sizes)
     files = {name: work / f"{_source(name, plan.spaces, wanted)}.json" for name in wanted}
     tasks = {path: wanted[path.stem] for path in files.values()}

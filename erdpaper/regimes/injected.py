@@ -19,7 +19,7 @@ WHOLE = LAST + STEP
 
 
 def encoded(classes: Any) -> str:
-    """Classes (N,) below 64 as a text."""
+    """Classes (N,) as a text, a character each."""
     return "".join(chr(48 + int(k)) for k in classes)
 
 

@@ -41,13 +41,6 @@ class Arm:
     first: float | None = None
     seed: int = 0
 
-    @property
-    def key(self) -> str:
-        """What tells it from the base case, fit for a file name."""
-        ours, base = asdict(self), asdict(Arm())
-        parts = [f"{k}={v}" for k, v in ours.items() if v != base[k]]
-        return " ".join(parts) or "base"
-
 
 def class_of(system: System, name: str) -> int:
     """The label of a class by its name, as printed or up to a slash."""

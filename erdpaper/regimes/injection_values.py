@@ -13,7 +13,7 @@ from erdpaper.regimes import outcomes, windows
 from erdpaper.regimes.injected import Flags, Injected, decoded, over
 from erdpaper.regimes.outcomes import Interval
 from erdpaper.regimes.system import System
-from erdpaper.schedules import Cosine
+from erdpaper.schedules import Schedule
 
 # the case that reads a timestep as a fraction of our schedule
 FRACTION = "all pairs, fraction of our schedule"
@@ -21,10 +21,12 @@ FRACTION = "all pairs, fraction of our schedule"
 _NOT_SHOWN = -1.0
 
 
-def speciation(pairs: Mapping[str, Injected]) -> tuple[dict[str, float], dict[str, float]]:
+def speciation(
+    pairs: Mapping[str, Injected], schedule: Schedule
+) -> tuple[dict[str, float], dict[str, float]]:
     """The halfway levels as timesteps and half their intervals, by pair and in the mean.
 
-    The mean reads timestep T as the time T / 1000 of the cosine table.
+    The mean reads timestep T as the time T / 1000 of the model's own schedule.
     """
     levels = {name: arm.halfway() for name, arm in pairs.items()}
     found = {name: windows.timestep_of(level.value) for name, level in levels.items()}
@@ -32,7 +34,7 @@ def speciation(pairs: Mapping[str, Injected]) -> tuple[dict[str, float], dict[st
         name: abs(windows.timestep_of(level.low) - windows.timestep_of(level.high)) / 2
         for name, level in levels.items()
     }
-    own = [[windows.timestep_of(value, Cosine()) for value in level] for level in levels.values()]
+    own = [[windows.timestep_of(value, schedule) for value in level] for level in levels.values()]
     at, low, high = np.array(own).T
     found[FRACTION] = float(at.mean())
     spread[FRACTION] = _pooled((low - high) / 2)
@@ -50,7 +52,7 @@ def _pooled(halves: Flags) -> float:
 
 
 def by_pair(
-    pairs: Mapping[str, Injected], timestep: int, adverse: bool
+    pairs: Mapping[str, Injected], schedule: Schedule, timestep: int, adverse: bool
 ) -> tuple[dict[str, float], dict[str, float]]:
     """`recovered`, or `taken` if adverse, after the window [timestep, 1000], and half intervals.
 
@@ -59,7 +61,7 @@ def by_pair(
     found, spread = {}, {}
     for name, arm in pairs.items():
         found[name], spread[name] = _share(arm, windows.log_snr(timestep), adverse)
-    own = [_share(arm, windows.log_snr(timestep, Cosine()), adverse) for arm in pairs.values()]
+    own = [_share(arm, windows.log_snr(timestep, schedule), adverse) for arm in pairs.values()]
     at, halves = np.array(own).T
     return found | {FRACTION: float(at.mean())}, spread | {FRACTION: _pooled(halves)}
 
@@ -71,10 +73,10 @@ def _share(arm: Injected, end: float, adverse: bool) -> tuple[float, float]:
 
 
 def larger(
-    pairs: Mapping[str, Injected], timestep: int
+    pairs: Mapping[str, Injected], schedule: Schedule, timestep: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The larger of the two of `by_pair` with its half interval."""
-    kept, taken = (by_pair(pairs, timestep, adverse) for adverse in (False, True))
+    kept, taken = (by_pair(pairs, schedule, timestep, adverse) for adverse in (False, True))
     best = {name: kept if kept[0][name] >= taken[0][name] else taken for name in kept[0]}
     found, spread = ({name: two[k][name] for name, two in best.items()} for k in (0, 1))
     return found, spread

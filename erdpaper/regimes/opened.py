@@ -4,6 +4,7 @@ What a system reads is named by environment variables; all it needs are checked 
 loaded.
 """
 
+import hashlib
 import os
 from functools import cache
 from pathlib import Path
@@ -31,10 +32,15 @@ _HELD_OUT = 5
 _MOST = 1_000
 
 
+_NAMES = {
+    "cifar10": ("ERDPAPER_CIFAR10", "ERDPAPER_CIFAR10_MODEL", "ERDPAPER_CLIP"),
+    "stable-diffusion": ("ERDPAPER_STABLE_DIFFUSION", "ERDPAPER_IMAGENET", "ERDPAPER_CLIP"),
+}
+
+
 def cifar() -> System:
     """CIFAR-10 by a class-conditional network in pixels, judged by CLIP."""
-    data, model, clip = _settings("ERDPAPER_CIFAR10", "ERDPAPER_CIFAR10_MODEL", "ERDPAPER_CLIP")
-    return _cifar(data, model, clip)
+    return _cifar(*_settings("cifar10"))
 
 
 def stable() -> System:
@@ -45,14 +51,32 @@ def stable() -> System:
     is of the split "test", the others of "train", neither of which the model was trained on as
     such. They are encoded when a class is first asked for.
     """
-    model, images, clip = _settings(
-        "ERDPAPER_STABLE_DIFFUSION", "ERDPAPER_IMAGENET", "ERDPAPER_CLIP"
-    )
-    return _stable(model, images, clip)
+    return _stable(*_settings("stable-diffusion"))
 
 
-def _settings(*names: str) -> list[str]:
-    """The values of environment variables, ValueError for the first that is not set."""
+def origin(model: str) -> tuple[tuple[str, str], ...]:
+    """What tells one model's results from another's: what each environment variable names.
+
+    With the SHA-256 of the weights, if it is a folder with some.
+    """
+    return tuple(zip(_NAMES[model], map(_described, _settings(model)), strict=True))
+
+
+def _described(name: str) -> str:
+    # a hub name is no folder, and finds nothing
+    weights = sorted(Path(name).rglob("*.safetensors"))
+    if not weights:
+        return name
+    whole = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return f"{name}, SHA-256 {whole.hexdigest()}"
+
+
+def _settings(model: str) -> list[str]:
+    """The values of a model's environment variables, ValueError for the first that is not set."""
+    names = _NAMES[model]
     for name in names:
         if not os.environ.get(name):
             raise ValueError(f"set the environment variable {name} to {VARIABLES[name]}")

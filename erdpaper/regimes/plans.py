@@ -1,9 +1,9 @@
 """What is measured of a model: in which spaces, of which classes, and of how many samples at most.
 
 That of Fashion-MNIST is written down here. For another model near and far classes are found in its
-data (`made`), and the plan is kept beside what was measured by it, so that it is read by the same
-names. Results of Fashion-MNIST lie in data/results, those of another model in a folder there that
-bears its name.
+data (`made`), and the plan is kept beside what was measured by it: results are read by the same
+names, and those of another network are never taken for the model's own. Results of Fashion-MNIST
+lie in data/results, those of another model in a folder there that bears its name.
 """
 
 import json
@@ -16,11 +16,10 @@ from typing import Any
 import torch
 
 from erdpaper import datasets
+from erdpaper.claims.session import OWN_MODEL
 from erdpaper.files import write_atomically
 from erdpaper.regimes.system import SPACES, System, open_system
 
-OWN_MODEL = "fashion"
-MODELS = (OWN_MODEL, "cifar10", "stable-diffusion")
 # a class and the one it is compared with, by name up to a slash
 Names = tuple[str, str]
 _FILE = "plan.json"
@@ -30,8 +29,14 @@ _PAIRS, _COUNTED = 3, 3
 _FIRST_COUNTED = {"cifar10": 2}
 # the upper end of the thesis' scales for Stable Diffusion [T 3.2]; the others are sampled plainly
 _GUIDANCE = {"stable-diffusion": 7.5}
-# fewer samples than these cannot be divided into classes, or into fifths
-FEWEST = 20
+# samples where none are asked for: a piece holds images of 512 x 512 pixels of some thirty levels
+_SAMPLES = {"stable-diffusion": 50}
+# images of a class: principal directions want one more than themselves, clones of test images two
+_TRAIN, _TEST = 21, 2
+
+
+class PlanError(ValueError):
+    """A model that cannot be measured, or results that are of another plan; one sentence."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,10 @@ class Plan:
     """near, far, steered: pairs of classes; of those that are steered near ones come first.
 
     counted: labels of the classes whose components are counted, the first of them drawn.
-    guidance: the scale of runs that are not about guidance. most: a limit to every number of
-    samples and of images, None for none.
+    guidance: the scale of injection and steering where they are not about guidance; all else is
+    sampled at 1. most: a limit to numbers of samples and of images that are shown to a denoiser,
+    None for none. images: how many of a class there are at least, for estimating and for testing.
+    origin: which model it is, see `opened.origin`.
     """
 
     model: str
@@ -50,14 +57,17 @@ class Plan:
     far: tuple[Names, ...]
     steered: tuple[Names, ...]
     counted: tuple[int, ...]
+    images: tuple[int, int]
     guidance: float = 1.0
     most: int | None = None
+    origin: tuple[tuple[str, str], ...] = ()
 
     @property
     def command(self) -> str:
         """What measures by this plan."""
         model = "" if self.model == OWN_MODEL else f" --model {self.model}"
-        return f"erdpaper regimes{model}" + (f" --samples {self.most}" if self.most else "")
+        samples = "" if self.most == _SAMPLES.get(self.model) else f" --samples {self.most}"
+        return f"erdpaper regimes{model}{samples}"
 
     @property
     def network(self) -> str:
@@ -106,6 +116,7 @@ FASHION = Plan(
     ),
     # bags, sandals and pullovers: the least alike of the classes first
     counted=(8, 5, 2),
+    images=(6_000, 1_000),
 )
 
 
@@ -113,13 +124,17 @@ def made(model: str, most: int | None = None) -> Plan:
     """The plan of another model than fashion, from its data; opens the model.
 
     Near and far pairs are those whose class means of training states are closest and farthest, up
-    to three of each. ValueError for fewer than three classes, or a model without the denoiser for
-    no class.
+    to three of each. PlanError for fewer than three classes, for too few images of one, or for a
+    model without the denoiser for no class.
     """
     system = open_system(model, SPACES[0])
     if len(system.classes) < 3:
-        raise ValueError(f"near and far pairs need three classes or more, not {system.classes}")
-    system.denoiser(None, 1.0)
+        raise PlanError(f"near and far pairs need three classes or more, not {system.classes}")
+    try:
+        system.denoiser(None, 1.0)
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+    images = _images(system)
     near, far = _pairs(system)
     first = _FIRST_COUNTED.get(model)
     labels = [system.classes.index(name) for pair in (*far, *near) for name in pair]
@@ -132,9 +147,34 @@ def made(model: str, most: int | None = None) -> Plan:
         far=far,
         steered=(*near[:2], *far[-2:][::-1]),
         counted=tuple(counted)[:_COUNTED],
+        images=images,
         guidance=_GUIDANCE.get(model, 1.0),
-        most=most,
+        most=most or _SAMPLES.get(model),
+        origin=_origin(model),
     )
+
+
+def _images(system: System) -> tuple[int, int]:
+    """How many states of a class there are at least, of both splits; PlanError if too few."""
+    found = []
+    for split, least in (("train", _TRAIN), ("test", _TEST)):
+        labels = system.data(split, None)[1]
+        counts = torch.bincount(labels, minlength=len(system.classes))
+        k = int(counts.argmin())
+        if counts[k] < least:
+            raise PlanError(
+                f"{system.classes[k]} has {counts[k]} images in the split {split}; at least "
+                f"{least} of every class are needed"
+            )
+        found.append(int(counts[k]))
+    return found[0], found[1]
+
+
+def _origin(model: str) -> tuple[tuple[str, str], ...]:
+    # imported here, as in `system.open_system`
+    from erdpaper.regimes import opened
+
+    return opened.origin(model)
 
 
 def unmeasured(model: str) -> Plan:
@@ -149,6 +189,7 @@ def unmeasured(model: str) -> Plan:
         far=(last,),
         steered=(first, last),
         counted=(_FIRST_COUNTED.get(model, 0),),
+        images=(0, 0),
         guidance=_GUIDANCE.get(model, 1.0),
     )
 
@@ -169,17 +210,19 @@ def _pairs(system: System) -> tuple[tuple[Names, ...], tuple[Names, ...]]:
     return tuple(names[:n]), tuple(names[-n:])
 
 
-def keep(plan: Plan, folder: Path) -> None:
-    """Write the plan beside what is measured by it.
-
-    ValueError if the folder holds measurements by another one.
-    """
-    path = folder / _FILE
-    if path.exists() and read(folder) != plan:
-        raise ValueError(
-            f"{folder} holds measurements of other samples or classes; remove it to begin anew"
+def check(plan: Plan, folder: Path) -> None:
+    """PlanError if a folder holds what was measured by another plan."""
+    if (folder / _FILE).exists() and read(folder) != plan:
+        raise PlanError(
+            f"{folder} holds measurements of another network, other classes or other samples; "
+            "remove it to begin anew"
         )
-    write_atomically(path, json.dumps(asdict(plan), indent=1, ensure_ascii=False) + "\n")
+
+
+def keep(plan: Plan, folder: Path) -> None:
+    """Write the plan beside what is measured by it."""
+    text = json.dumps(asdict(plan), indent=1, ensure_ascii=False)
+    write_atomically(folder / _FILE, text + "\n")
 
 
 def read(folder: Path) -> Plan:
@@ -198,11 +241,20 @@ def results() -> Path:
 
 
 def measured(model: str) -> Plan | None:
-    """The plan by which a model's results were measured; None if there are none."""
+    """The plan by which results of the model at hand are kept; None if there are none.
+
+    The plan is written last: without it results are not whole.
+    """
     if model == OWN_MODEL:
         return FASHION
     folder = results() / model
-    return read(folder) if (folder / _FILE).exists() else None
+    plan = read(folder) if (folder / _FILE).exists() else None
+    return plan if plan is not None and plan.origin == _origin(model) else None
+
+
+def of_another(model: str) -> bool:
+    """Whether results are kept under a model's name that are not of the one at hand."""
+    return (results() / model / _FILE).exists() and measured(model) is None
 
 
 def ordered(pairs: tuple[Names, ...]) -> Iterator[Names]:

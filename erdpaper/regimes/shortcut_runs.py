@@ -64,11 +64,16 @@ def pieces() -> Iterator[Piece]:
 
 
 def measure(piece: Piece, plan: Plan = FASHION) -> list[dict[str, Any]]:
-    """One line a number of calls: the piece, its log-SNR, and `shortcut.quality`."""
+    """One line a number of calls: the piece, its log-SNR, and `shortcut.quality`.
+
+    None for a start before the schedule begins.
+    """
     system = plan.system(plan.spaces[-1])
     labels = balanced(plan.size(SAMPLES)) % len(system.classes)
     start = Start(piece.kind, start_level(system) + piece.offset)
-    found = []
+    found: list[dict[str, Any]] = []
+    if start.logsnr < float(system.schedule.logsnr(1.0)):
+        return found
     for calls in piece.calls:
         x = draw(system, start, calls, labels, piece.seed)
         head: dict[str, Any] = {
@@ -118,9 +123,14 @@ class Kept:
         return paired_ratio(self.values("fd", *first), self.values("fd", *second))
 
     @property
-    def speciation(self) -> float:
+    def level(self) -> float:
         """The log-SNR of the starts."""
         return float(next(line["logsnr"] for line in self.lines if line["offset"] == 0))
+
+    @property
+    def offsets(self) -> list[float]:
+        """How much later starts from class statistics were tried, rising; before it if negative."""
+        return sorted({line["offset"] for line in self.lines if line["start"] == STATISTICS})
 
     def saved(self) -> Ratio:
         """Calls from pure noise over calls from class statistics, for as good a distance.

@@ -4,6 +4,7 @@ Everything that differs between small networks of clothes, a CIFAR-10 network an
 is in a `System`; what is measured is written once, for any.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,6 +21,8 @@ from erdpaper.schedules import Schedule
 
 SPACES = ("pixels", "latents")
 _DECODED = 500
+# numbers of states that are decoded at once: 512 latents of Stable Diffusion, 1.6 GB of images
+_NUMBERS = 1 << 23
 
 # a class for all, (N,) classes, or None for no class
 Label = Tensor | int | None
@@ -46,8 +49,10 @@ class System:
     look: Callable[[Tensor], Features] = field(repr=False)
 
     def seen(self, x: Tensor) -> Features:
-        """What the classifier says of states x, decoded."""
-        return self.look(self.decode(x))
+        """What the classifier says of states x, decoded; in parts if they are large."""
+        size = max(1, _NUMBERS // math.prod(self.shape))
+        parts = [self.look(self.decode(part)) for part in x.split(size)]
+        return Features(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
     def start(self, n: int, seed: int = 0) -> Tensor:
         """Standard normal noise (n, ...); sample i depends on the seed and i alone."""

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
+from erdpaper.claims.session import OWN_MODEL
 from erdpaper.files import write_atomically
 from erdpaper.regimes import injection_runs
 from erdpaper.regimes.injected import Injected
 from erdpaper.regimes.injection_arm import Arm, Result
-from erdpaper.regimes.plans import FASHION, OWN_MODEL, Names, Plan, ordered
+from erdpaper.regimes.plans import FASHION, Names, Plan, ordered
 from erdpaper.regimes.system import System
 from erdpaper.schedules import Schedule, StableDiffusion
 from erdpaper.tasks import fill, read_kept, write_card
@@ -81,12 +82,12 @@ class Job:
         return json.dumps({"name": self.name, "n": n, **found})
 
 
-PIXELS = "pixel model"
+PIXELS, LATER = "pixel model", "injection from Stable Diffusion's first level"
 # what is changed of the base case, but for guidance
 OTHERS: dict[str, dict[str, Any]] = {
     "DDIM": {"sampler": "ddim"},
     "grid of EDM": {"grid": "edm"},
-    "injection from Stable Diffusion's first level": {"first": -5.25},
+    LATER: {"first": -5.25},
     "other noise": {"seed": 1},
     PIXELS: {"space": "pixels"},
 }
@@ -112,8 +113,13 @@ def guided(plan: Plan = FASHION) -> dict[str, Arm]:
 
 
 def others(plan: Plan = FASHION) -> dict[str, Arm]:
-    """The base case with one other thing changed; only fashion has a second space."""
-    changes = {k: v for k, v in OTHERS.items() if k != PIXELS or plan.model == OWN_MODEL}
+    """The base case with one other thing changed, where that is possible.
+
+    Only fashion has a second space, and Stable Diffusion begins at its first level anyway.
+    """
+    without = {PIXELS} if plan.model != OWN_MODEL else set()
+    without |= {LATER} if plan.model == "stable-diffusion" else set()
+    changes = {name: change for name, change in OTHERS.items() if name not in without}
     return {name: replace(base(plan), **change) for name, change in changes.items()}
 
 
