@@ -6,7 +6,9 @@ What is kept of it has a card, and a reader who misses a file is told the comman
 import json
 import math
 import multiprocessing
+import os
 import platform
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
@@ -44,6 +46,15 @@ def fill(tasks: Mapping[Path, Task], jobs: int, label: str, unit: str = "trainin
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
+    # a worker waits for its next piece for good if the command was killed
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _write(path: Path, task: Task) -> None:

@@ -53,12 +53,12 @@ def test_another_model_than_the_claims_is_neither_judged_nor_recorded(data: Path
     )
     assert repr(found) == (
         "02.floor needs model fashion and is not judged with cifar10: ship and truck 0.25, "
-        "linear 0.02 (asked for is at most 0.1, which 1 of 2 meet)"
+        "linear 0.02 (asked for is at most 0.1, which 1 of 2 known meet)"
     )
     assert "with cifar10: 0.5 (asked for" in repr(claims.record("02.single", 0.5, live=True))
     # a level that is never crossed is not a number, and meets nothing
     never = repr(claims.record("02.floor", {"linear": float("nan")}, live=True))
-    assert never.endswith("linear nan (asked for is at most 0.1, which 0 of 1 meet)")
+    assert never.endswith("linear nan (asked for is at most 0.1, which 0 of 0 known meet)")
     # what may be of kept results is not shown as if it were of the other model
     assert repr(claims.record("02.single", 0.5)).endswith("is not judged with cifar10")
     assert not (data / "results").exists()

@@ -118,7 +118,10 @@ def test_a_plan_is_kept_and_not_mixed_with_another(
     plans.keep(plan, plan.within(tmp_path))
     assert plans.measured("cifar10") == plan and not plans.of_another("cifar10")
     plans.check(plan, plan.within(tmp_path))
-    with pytest.raises(PlanError, match="holds measurements of another network, other classes or"):
+    with pytest.raises(
+        PlanError,
+        match="by `erdpaper regimes --model cifar10 --samples 40`, not",
+    ):
         plans.check(replace(plan, most=None), plan.within(tmp_path))
     # another network under the same name
     monkeypatch.setattr(plans, "_origin", lambda model: (("MODEL", "b"),))
@@ -162,7 +165,7 @@ def test_results_are_those_of_a_model_once_they_are_whole(
     with pytest.raises(KeyboardInterrupt):
         command.everything(tmp_path / "work", tmp_path / "kept", 1, plan)
     assert plans.measured("cifar10") is None
-    with pytest.raises(PlanError, match="work/cifar10 holds measurements of another"):
+    with pytest.raises(PlanError, match="work/cifar10 holds measurements by `erdpaper reg"):
         command.everything(tmp_path / "work", tmp_path / "kept", 1, replace(plan, most=30))
     monkeypatch.setattr(pushes, "collect", nothing)
     command.everything(tmp_path / "work", tmp_path / "kept", 1, plan)

@@ -1,6 +1,7 @@
 """The recording session of a running notebook: `begin` opens it, `record` measures a claim."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,9 +37,10 @@ class Unjudged:
         if self.values is None:
             return said
         shown = ", ".join(f"{case} {value:.4g}".strip() for case, value in self.values.items())
-        met = sum(margin(self.claim, value) >= 0 for value in self.values.values())
-        asked = f"asked for is {criterion(self.claim)}, which {met} of {len(self.values)} meet"
-        return f"{said}: {shown} ({asked})"
+        known = [value for value in self.values.values() if math.isfinite(value)]
+        met = sum(margin(self.claim, value) >= 0 for value in known)
+        asked = f"asked for is {criterion(self.claim)}, which {met} of {len(known)} known meet"
+        return f"{said}: {shown or 'nothing measured'} ({asked})"
 
 
 def _plain(values: Any) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """The ``erdpaper`` command: thin, its sentences come from the modules that do the work."""
 
+import os
+
 import click
 
 from erdpaper.cli import book, encode, evaluate, kept, pack, sample, scale
@@ -9,6 +11,8 @@ from erdpaper.cli import book, encode, evaluate, kept, pack, sample, scale
 @click.version_option(package_name="erdpaper")
 def main() -> None:
     """Re-run the book and read its verdicts."""
+    # said of parts that are not used here, once a process
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 for _command in (

@@ -108,18 +108,20 @@ def kernels(jobs: int, out: Path | None) -> None:
     default=_OWN_MODEL,
     show_default=True,
     type=click.Choice([_OWN_MODEL, "cifar10", "stable-diffusion"]),
-    help="Whose sampling is measured; the other two read what environment variables name.",
+    help="Whose sampling is measured; for the other two name models and data in ERDPAPER_CIFAR10, "
+    "_CIFAR10_MODEL and _CLIP, or in ERDPAPER_STABLE_DIFFUSION, _IMAGENET and _CLIP.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=20),
     help="Draw no more samples of anything, and show a denoiser no more images, than these "
-    "[default: 50 for stable-diffusion, else as of fashion].",
+    "[default: 50 for stable-diffusion; for cifar10 as of fashion, 200 to 5,000].",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the results, one folder a chapter [default: data/results].",
+    help="Folder for the results, one folder a chapter [default: data/results, where the "
+    "notebooks look for them].",
 )
 def regimes(jobs: int | None, model: str, samples: int | None, out: Path | None) -> None:
     """Measure what notebooks 10 to 13 keep; an interrupted command goes on where it was.
@@ -141,3 +143,5 @@ def regimes(jobs: int | None, model: str, samples: int | None, out: Path | None)
         command.everything(data.parent / "runs", out or data / "results", jobs, plan)
     except (DatasetError, plans.PlanError) as error:
         raise Refusal(str(error)) from error
+    if model != _OWN_MODEL and out is None:
+        click.echo(f"`erdpaper run 10 11 12 13 -p model {model}` shows what was measured")

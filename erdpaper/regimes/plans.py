@@ -214,8 +214,8 @@ def check(plan: Plan, folder: Path) -> None:
     """PlanError if a folder holds what was measured by another plan."""
     if (folder / _FILE).exists() and read(folder) != plan:
         raise PlanError(
-            f"{folder} holds measurements of another network, other classes or other samples; "
-            "remove it to begin anew"
+            f"{folder} holds measurements by `{read(folder).command}`, not the same command or not "
+            "of this network and these images; go on with those, or remove the folder to begin anew"
         )
 
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from safetensors import SafetensorError
 
 # what schedulers call the target that their network predicts
@@ -18,8 +20,11 @@ def device() -> torch.device:
 def pretrained(kind: Any, name: str | Path, what: str, **options: Any) -> Any:
     """`kind.from_pretrained(name)` of diffusers or transformers, ValueError if there is no such.
 
-    kind: the class; what: its name in the error's sentence.
+    kind: the class; what: its name in the error's sentence. Without the libraries' own progress
+    bars, which would tear that of a command and fill a notebook.
     """
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()
     try:
         return kind.from_pretrained(str(name), **options)
     except (OSError, ValueError, SafetensorError) as error:
