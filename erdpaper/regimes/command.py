@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from erdpaper.claims.session import OWN_MODEL
 from erdpaper.regimes import (
     contraction_runs,
     crossings,
@@ -14,6 +13,7 @@ from erdpaper.regimes import (
     windows,
 )
 from erdpaper.regimes.plans import Plan
+from erdpaper.regimes.system import OWN_MODEL
 
 # in the order of the chapters; each has a work folder and a folder of results by its NAME
 _PARTS = (endpoint_kept, crossings, shortcut_runs, windows, pushes)

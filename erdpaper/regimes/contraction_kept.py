@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from erdpaper.claims.session import OWN_MODEL
 from erdpaper.regimes import networks
 from erdpaper.regimes.contraction import Change, at_level, falls_to, steepest
 from erdpaper.regimes.contraction_runs import NAME
 from erdpaper.regimes.plans import FASHION, Plan
+from erdpaper.regimes.system import OWN_MODEL
 from erdpaper.tasks import read_kept
 
 # name, levels and what was measured at them, see `contraction_runs.measure`

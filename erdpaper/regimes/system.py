@@ -19,6 +19,8 @@ from erdpaper.images.presets import PRESETS
 from erdpaper.images.spec import SCHEDULE
 from erdpaper.schedules import Schedule
 
+# the model whose results the pages show; others are a reader's own
+OWN_MODEL = "fashion"
 SPACES = ("pixels", "latents")
 _DECODED = 500
 # numbers of states that are decoded at once: 512 latents of Stable Diffusion, 1.6 GB of images
@@ -108,7 +110,7 @@ def open_system(model: str, space: str) -> System:
     """
     if space not in SPACES:
         raise ValueError(f"the space must be one of {', '.join(SPACES)}, not {space!r}")
-    if model == "fashion":
+    if model == OWN_MODEL:
         return fashion(space)
     if model not in ("cifar10", "stable-diffusion"):
         raise ValueError(f"model must be fashion, cifar10 or stable-diffusion, not {model!r}")
