@@ -11,8 +11,9 @@ from torch import Tensor
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """exp of the mean logarithm."""
-    return math.exp(fmean(map(math.log, values)))
+    """exp of the mean logarithm; 0 if a value is."""
+    found = list(values)
+    return 0.0 if 0 in found else math.exp(fmean(map(math.log, found)))
 
 
 @dataclass(frozen=True)

@@ -46,3 +46,9 @@ def test_rank_correlation_is_of_ranks() -> None:
     a = torch.tensor([1.0, 5.0, 2.0, 9.0], dtype=torch.float64)
     assert comparisons.spearman(a, a.exp()) == pytest.approx(1)
     assert comparisons.spearman(a, -a.exp()) == pytest.approx(-1)
+
+
+def test_a_geometric_mean_is_scipys_and_0_where_a_value_is() -> None:
+    values = [0.5, 2.0, 9.0]
+    assert comparisons.geometric_mean(values) == pytest.approx(stats.gmean(values))
+    assert comparisons.geometric_mean(iter([*values, 0.0])) == 0 == stats.gmean([*values, 0.0])
