@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+# the value of a notebook's parameter `model` for which the pages and their claims are
+OWN_MODEL = "fashion"
 FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",

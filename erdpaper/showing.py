@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 
 from erdpaper import claims, figures
+from erdpaper.datasets import OWN_MODEL
 from erdpaper.regimes import plans
 from erdpaper.regimes.plans import FASHION, Plan
-from erdpaper.regimes.system import OWN_MODEL
 
 
 @dataclass(frozen=True)

@@ -123,3 +123,12 @@ def test_starts_are_collected_alike(tmp_path: Path) -> None:
     for offset in shortcut_runs.OFFSETS:
         assert len(kept.values("fd", shortcut.STATISTICS, 20, offset)) == 6
     assert kept.saved().mean == pytest.approx(1)
+
+
+def test_a_level_that_a_curve_has_not_is_not_a_number() -> None:
+    curve = {"levels": [-5.0, -3.0], "k0.99": [4, 16]}
+    assert contraction_kept.level(curve, -4.0) == pytest.approx(8)
+    ends = [contraction_kept.level(curve, at) for at in (-5.0, -3.0)]
+    assert ends == pytest.approx([4, 16])
+    assert math.isnan(contraction_kept.level(curve, -8.0))
+    assert math.isnan(contraction_kept.level(curve, 0.0))

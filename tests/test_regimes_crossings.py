@@ -1,5 +1,6 @@
 """Levels of decision and collapse of systems whose laws are Gaussian mixtures, in closed form."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from erdpaper.posterior import GaussianMixture
 from erdpaper.regimes import collapsed, crossings, decided
 from erdpaper.regimes.decided import Problem
 from erdpaper.regimes.law import of_law
-from erdpaper.regimes.plans import Plan
+from erdpaper.regimes.plans import FASHION, Plan
 from erdpaper.regimes.system import System
 
 COSINE = schedules.Cosine()
@@ -327,3 +328,47 @@ def test_agreement_within_labels_counts_pairs() -> None:
     # a judge that is right with probability Phi(1)
     right = NormalDist().cdf(1.0)
     assert found == pytest.approx(right**2 + (1 - right) ** 2, abs=0.06)
+
+
+def test_times_that_data_have_not_are_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    # two points a class, which vary less than the noise, and not at all along the way between
+    x, labels = torch.zeros(4, 3), torch.tensor([0, 0, 1, 1])
+    x[:, 1], x[2:, 0] = torch.tensor([-0.1, 0.1, -0.1, 0.1]), 0.5
+    x[0, 0] = x[3, 0] = 1e-3
+
+    def data(split: str, label: int | None) -> tuple[Tensor, Tensor]:
+        chosen = slice(None) if label is None else labels == label
+        return x[chosen], labels[chosen]
+
+    small = replace(two(), data=data)
+    monkeypatch.setattr(Plan, "system", lambda plan, space: small)
+    problem = Problem("pair", "latents", (0, 1), LEVELS, 4)
+    rows = [json.loads(line) for line in crossings._covariance(FASHION, problem).splitlines()]
+    assert [row["logsnr"] for row in rows] == [None, None]
+    kept = crossings.Kept({("pair", row["way"]): row for row in rows}, {})
+    assert kept.crossing("pair", "covariance") is None is kept.crossing("pair", "clones")
+
+
+def beginning(logsnr: float) -> schedules.Schedule:
+    """The cosine schedule from a level on."""
+
+    found = schedules.Cosine()
+    whole = found.logsnr
+    object.__setattr__(found, "logsnr", lambda t: whole(t).clamp(min=logsnr))
+    return found
+
+
+def test_returns_are_measured_where_the_schedule_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = two(6.0, 1.0, 12, 100)
+    monkeypatch.setattr(Plan, "system", lambda plan, space: system)
+    monkeypatch.setattr(crossings, "_RETURNS", 4)
+    whole = json.loads(crossings._returns(FASHION))
+    assert whole["after"] == list(crossings._AROUND) and whole["n"] == 4
+    # a schedule that begins half a unit after the collapse, and one that begins after all levels
+    for begins, expected in ((0.5, [1.0, 2.0, 3.0]), (3.5, None)):
+        late = replace(system, schedule=beginning(whole["collapse"][0] + begins))
+        monkeypatch.setattr(Plan, "system", lambda plan, space, late=late: late)
+        found = crossings._returns(FASHION)
+        assert (json.loads(found)["after"] if found else None) == expected

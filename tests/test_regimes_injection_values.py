@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from erdpaper.regimes import injection_values as values
 from erdpaper.regimes import outcomes, windows
-from erdpaper.regimes.injected import Injected
+from erdpaper.regimes.injected import Injected, over
 from erdpaper.schedules import Cosine
 
 N = 40
@@ -140,6 +140,7 @@ def test_the_share_of_flags_has_the_interval_of_scipy() -> None:
 
 
 def test_shares_over_own_samples_need_some() -> None:
-    assert values.over_own(np.array([0.2, 0.4]), 0.8) == pytest.approx([0.25, 0.5])
+    assert over(np.array([0.2, 0.4]), 0.8) == pytest.approx([0.25, 0.5])
+    assert over(0.2, 0.8) == pytest.approx(0.25) and np.isnan(over(0.2, 0.0))
     with np.errstate(all="raise"):
-        assert np.isnan(values.over_own(np.zeros(2), 0.0)).all()
+        assert np.isnan(over(np.zeros(2), 0.0)).all()

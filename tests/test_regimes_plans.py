@@ -190,6 +190,8 @@ def test_other_guidance_is_tried_around_that_of_the_plan() -> None:
         "guidance 7.5, adversary without": (7.5, 1),
     }
     assert windows.base(plan).guidance == windows.base(plan).adversary_guidance == 7.5
+    steered = {name: setting.guidance for name, setting in pushes.settings(plan).items()}
+    assert steered == {"ddpm": 7.5, "ddim": 7.5, "guidance 3": 3.0}
     assert {windows.PIXELS, windows.LATER} < set(windows.others())
     assert set(windows.others()) - set(windows.others(plan)) == {windows.PIXELS, windows.LATER}
 

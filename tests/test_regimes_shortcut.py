@@ -16,7 +16,7 @@ from erdpaper.regimes import shortcut, shortcut_runs
 from erdpaper.regimes.plans import FASHION, Plan
 from erdpaper.regimes.shortcut import JUMP, NOISE, STATISTICS, Start
 from erdpaper.regimes.system import System
-from erdpaper.schedules import Cosine
+from erdpaper.schedules import Cosine, StableDiffusion
 
 SCHEDULE = Cosine()
 MEANS = torch.tensor([[6.0, 0.0, 0.0], [-6.0, 2.0, 0.0]])
@@ -215,3 +215,14 @@ def test_a_piece_has_a_line_for_each_number_of_calls(monkeypatch: pytest.MonkeyP
     assert found[0]["logsnr"] == pytest.approx(shortcut.speciation_level(two) + 1, abs=1e-4)
     # Gaussian data and the exact denoiser: more calls come closer
     assert found[1]["fd"] < found[0]["fd"]
+
+
+def test_starts_lie_where_the_schedule_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = replace(system(Counting()), schedule=StableDiffusion())
+    first = float(late.schedule.logsnr(1.0))
+    monkeypatch.setattr(shortcut, "speciation_level", lambda _: first - 3)
+    assert shortcut.start_level(late) == pytest.approx(first + 1)
+    monkeypatch.setattr(Plan, "system", lambda plan, space: late)
+    assert shortcut_runs.measure(shortcut_runs.Piece(STATISTICS, -2.0, (2,), 0)) == []
+    monkeypatch.setattr(shortcut, "speciation_level", lambda _: first + 3)
+    assert shortcut.start_level(late) == pytest.approx(first + 3)

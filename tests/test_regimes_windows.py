@@ -176,6 +176,22 @@ def test_the_switch_of_two_gaussians_is_where_it_is_known_to_be(sampler: str) ->
     assert read.at(WHOLE, 0).sum() == 0
 
 
+def test_a_gaussian_of_few_states_has_a_level_along_what_they_span_alone() -> None:
+    x = torch.tensor([[1.0, 0, 0, 0, 0], [-1, 1, 0, 0, 0], [0, -1, 0, 0, 0]])
+    ways = {1: torch.tensor([0.0, 0, 3, 0, 0]), 2: torch.tensor([3.0, 0, 0, 0, 0])}
+
+    def data(split: str, label: int | None) -> tuple[Tensor, Tensor]:
+        return (x if label == 0 else x + ways[label or 0]), torch.zeros(len(x))
+
+    found = replace(two_classes(), data=data)
+    assert injection_values.gaussian_level(found, 0, 1, "ddpm") == math.inf
+    # the share e^level v / (1 + e^level v) of each direction of the plane, weighted, is one half
+    level = injection_values.gaussian_level(found, 0, 2, "ddpm")
+    covariance = torch.cov(x.T.double(), correction=0)[:2, :2] * math.exp(level)
+    kept = covariance @ torch.linalg.inv(covariance + torch.eye(2))
+    assert float(kept[0, 0]) == pytest.approx(0.5)
+
+
 def test_what_is_measured_of_a_pair_is_right_where_it_can_be_said() -> None:
     found = injection_runs.full(two_classes(), PAIR, 20)
     assert json.loads(json.dumps(found))["labels"] == [0, 1]

@@ -122,6 +122,9 @@ def test_a_way_without_variance_is_never_remembered() -> None:
     x[:, 0], x[:, 1:] = 0.0, x[:, 1:] - x[:, 1:].mean(0)
     x[:, 0] += 8.0 * k
     assert speciation.takeover_level(x, k) == math.inf
+    # nor has it one where axes are turned, and rounding makes one of 1e-17 or so
+    turns = torch.linalg.qr(torch.randn(8, 6, 6, generator=generator).double()).Q
+    assert all(speciation.takeover_level(x.double() @ turn, k) == math.inf for turn in turns)
     # a spread along the way, however small, is told from none
     x[:, 0] += 1e-3 * torch.randn(40, generator=generator)
     assert 10 < speciation.takeover_level(x, k) < 18

@@ -12,11 +12,10 @@ from erdpaper import datasets
 from erdpaper.claims.entries import Claim, ClaimError, load
 from erdpaper.claims.numbers import criterion, margin, measured, spreads
 from erdpaper.claims.verdicts import Verdict
+from erdpaper.datasets import OWN_MODEL
 from erdpaper.files import write_atomically
 
 PROFILES = ("smoke", "cpu", "gpu", "full")
-# the value of a notebook's parameter `model` that claims are about
-OWN_MODEL = "fashion"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from erdpaper.datasets import OWN_MODEL
 from erdpaper.regimes import (
     contraction_runs,
     crossings,
@@ -13,7 +14,6 @@ from erdpaper.regimes import (
     windows,
 )
 from erdpaper.regimes.plans import Plan
-from erdpaper.regimes.system import OWN_MODEL
 
 # in the order of the chapters; each has a work folder and a folder of results by its NAME
 _PARTS = (endpoint_kept, crossings, shortcut_runs, windows, pushes)

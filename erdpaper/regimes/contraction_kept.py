@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from erdpaper.datasets import OWN_MODEL
 from erdpaper.regimes import networks
 from erdpaper.regimes.contraction import Change, at_level, falls_to, steepest
 from erdpaper.regimes.contraction_runs import NAME
 from erdpaper.regimes.plans import FASHION, Plan
-from erdpaper.regimes.system import OWN_MODEL
 from erdpaper.tasks import read_kept
 
 # name, levels and what was measured at them, see `contraction_runs.measure`
@@ -33,13 +33,8 @@ class Kept:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Names of the networks by target; of another model than fashion its one network."""
+        """Names of the networks, that for the thesis's eps first; another model has but one."""
         return NETWORKS if self.plan.model == OWN_MODEL else (self.plan.network,)
-
-    @property
-    def first_network(self) -> str:
-        """The network for eps, the target of the thesis, or the one network."""
-        return self.networks[0]
 
     def curves(self, space: str, name: str) -> list[Curve]:
         """One curve for each class that was measured.

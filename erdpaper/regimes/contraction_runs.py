@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from erdpaper import sampling
+from erdpaper.datasets import OWN_MODEL
 from erdpaper.files import write_atomically
 from erdpaper.posterior import Empirical, Gaussian
 from erdpaper.regimes import diversity, networks
 from erdpaper.regimes.contraction import noised, of_fewer, ranks
 from erdpaper.regimes.networks import Training
 from erdpaper.regimes.plans import FASHION, Plan
-from erdpaper.regimes.system import OWN_MODEL, System
+from erdpaper.regimes.system import System
 from erdpaper.tasks import fill, write_card
 
 NAME = "11_pca_speciation/contraction"

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from erdpaper import speciation
+from erdpaper.datasets import OWN_MODEL
 from erdpaper.files import write_atomically
 from erdpaper.regimes import collapsed, decided
 from erdpaper.regimes.decided import Curve, Problem
 from erdpaper.regimes.plans import FASHION, Plan
-from erdpaper.regimes.system import OWN_MODEL
 from erdpaper.speciation import Crossing
 from erdpaper.tasks import fill, read_kept, write_card
 

@@ -5,7 +5,7 @@ kept as texts, a character a sample, so that shares of one arm are compared samp
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from erdpaper.regimes.course import LAST, STEP
 from erdpaper.regimes.outcomes import Interval, bootstrap, interval
 
 Flags = NDArray[np.float64]
+Number = TypeVar("Number", float, Flags)
 # where a window ends that covers all of the grid
 WHOLE = LAST + STEP
 
@@ -28,9 +29,9 @@ def decoded(text: str) -> NDArray[np.int64]:
     return np.array([ord(c) - 48 for c in text])
 
 
-def over(share: float, own: float) -> float:
-    """A share over that of a class's own samples; not a number where none of those is of it."""
-    return share / own if own else float("nan")
+def over(share: Number, own: float) -> Number:
+    """A share, or shares, over that of a class's own samples; not a number where that is 0."""
+    return share / own if own else share * np.nan
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,6 @@ def speciation(
     return found, spread
 
 
-def over_own(shares: Flags, own: float) -> Flags:
-    """Shares over that of a class's own samples; not a number where none of those is of it."""
-    return np.asarray(shares) / own if own else np.full(np.shape(shares), np.nan)
-
-
 def _pooled(halves: Flags) -> float:
     """Half the interval of a mean of independent values."""
     return float(np.sqrt(np.square(halves).sum()) / len(halves))

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from erdpaper import datasets
+from erdpaper.datasets import OWN_MODEL
 from erdpaper.files import write_atomically
-from erdpaper.regimes.system import OWN_MODEL, SPACES, System, open_system
+from erdpaper.regimes.system import SPACES, System, open_system
 
 # a class and the one it is compared with, by name up to a slash
 Names = tuple[str, str]

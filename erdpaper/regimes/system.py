@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from erdpaper import datasets, guidance, sampling
+from erdpaper.datasets import OWN_MODEL
 from erdpaper.images import data, keep, measure
 from erdpaper.images.measure import Features
 from erdpaper.images.presets import PRESETS
 from erdpaper.images.spec import SCHEDULE
 from erdpaper.schedules import Schedule
 
-# the model whose results the pages show; others are a reader's own
-OWN_MODEL = "fashion"
 SPACES = ("pixels", "latents")
 _DECODED = 500
 # numbers of states that are decoded at once: 512 latents of Stable Diffusion, 1.6 GB of images

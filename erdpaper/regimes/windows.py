@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
+from erdpaper.datasets import OWN_MODEL
 from erdpaper.files import write_atomically
 from erdpaper.regimes import injection_runs
 from erdpaper.regimes.injected import Injected
 from erdpaper.regimes.injection_arm import Arm, Result
 from erdpaper.regimes.plans import FASHION, Names, Plan, ordered
-from erdpaper.regimes.system import OWN_MODEL, System
+from erdpaper.regimes.system import System
 from erdpaper.schedules import Schedule, StableDiffusion
 from erdpaper.tasks import fill, read_kept, write_card
 
